@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqlab.data.transforms import CenterCrop, TrainTransform, to_float
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_to_float_maps_bytes_onto_minus_one_to_one():
+    images = to_float(np.array([0, 51, 255], np.uint8))
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(images, [-1, -0.6, 1], atol=1e-7)
+
+
+def test_center_crop_halves_with_a_box_filter():
+    # 4x8 -> 2x4 by means of 2x2 blocks; its shorter side is 2 already; columns 1 and 2 remain.
+    blocks = np.array([[0, 10, 20, 30], [40, 50, 60, 70]])
+    pixels = np.repeat(np.repeat(blocks, 2, 0), 2, 1).astype(np.uint8)
+    pixels[0, 2] += 4  # the mean of 14, 10, 10, 10 is 11
+    crop = CenterCrop(2)(Image.fromarray(np.stack([pixels] * 3, -1)))
+    np.testing.assert_array_equal(crop[..., 0], [[11, 20], [50, 60]])
+
+
+def test_center_crop_of_an_exact_size_is_the_middle():
+    pixels = noise(8, 13)
+    np.testing.assert_array_equal(CenterCrop(8)(Image.fromarray(pixels)), pixels[:, 2:10])
+
+
+@pytest.mark.parametrize("shape", [(100, 50), (31, 200), (5, 7), (1, 1)])
+def test_any_image_size_gives_the_crop(shape):
+    image = Image.fromarray(noise(*shape))
+    rng = np.random.default_rng(0)
+    for transform in (
+        CenterCrop(16),
+        TrainTransform(16),
+        TrainTransform(16, max_scale=8, upscale=False),
+    ):
+        pixels = transform(image, rng)
+        assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
+
+
+def test_random_crops_follow_the_generator():
+    image, transform = Image.fromarray(noise(64, 48)), TrainTransform(16)
+    first, again, other = (transform(image, np.random.default_rng(s)) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_native_crops_are_windows_of_the_image():
+    pixels = noise(9, 11)
+    windows = {pixels[y : y + 8, x : x + 8].tobytes() for y in range(2) for x in range(4)}
+    transform = TrainTransform(8, min_scale=100, max_scale=100, flip=False, upscale=False)
+    rng = np.random.default_rng(0)
+    seen = {transform(Image.fromarray(pixels), rng).tobytes() for _ in range(200)}
+    assert seen == windows
+
+
+def test_half_of_the_images_are_flipped():
+    pixels = noise(8, 8)
+    rng = np.random.default_rng(0)
+    transform = TrainTransform(8, max_scale=1.0)
+    flipped = 0
+    for _ in range(400):
+        crop = transform(Image.fromarray(pixels), rng)
+        flipped += bool((crop == pixels[:, ::-1]).all())
+        assert (crop == pixels).all() or (crop == pixels[:, ::-1]).all()
+    assert 160 < flipped < 240
+
+
+def test_computing_only_the_crop_is_resizing_the_whole_and_cropping():
+    ramp = np.add.outer(np.arange(90), 2 * np.arange(60))
+    image = Image.fromarray(np.stack([ramp.astype(np.uint8)] * 3, -1))
+    transform = TrainTransform(32, min_scale=1.25, max_scale=1.25, flip=False)
+    crop = transform(image, np.random.default_rng(3)).astype(int)
+    whole = np.asarray(image.resize((40, 60), Image.Resampling.BICUBIC)).astype(int)
+    distances = [
+        np.abs(whole[y : y + 32, x : x + 32] - crop).max() for y in range(29) for x in range(9)
+    ]
+    assert min(distances) <= 1
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0), (2.0, 1.0)])
+def test_scales_out_of_order_are_refused(scales):
+    with pytest.raises(ValueError, match="1 <= min_scale <= max_scale"):
+        TrainTransform(16, *scales)
+
+
+def test_crop_size_must_be_positive():
+    with pytest.raises(ValueError, match="crop size is 0"):
+        CenterCrop(0)

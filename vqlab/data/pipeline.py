@@ -1,0 +1,232 @@
+"""Batches for training (endless, resumable) and evaluation (one pass, every example once)."""
+
+import dataclasses
+import math
+
+import grain
+import numpy as np
+from absl import flags
+
+from vqlab.data.corrupt import CorruptDataError, CorruptRecords
+from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples
+from vqlab.data.transforms import to_float
+
+ENDLESS = 2**62  # batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How batches are read; changes the speed, never the content.
+
+    Attributes:
+      num_workers: worker processes; 0 reads in threads of this one.
+      num_threads: batches read at the same time by each worker (or by this process).
+      prefetch: batches held ready by each of them.
+    """
+
+    num_workers: int = 0
+    num_threads: int = 2
+    prefetch: int = 2
+
+    def __post_init__(self):
+        for name, least in (("num_workers", 0), ("num_threads", 0), ("prefetch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {least}")
+
+    def read(self, rows: BatchRows, num_batches: int):
+        """A grain iterator over rows(0), rows(1), ... in this order."""
+        ready = max(self.prefetch, self.num_threads)
+        options = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=ready)
+        batches = grain.MapDataset.range(num_batches).map(rows).to_iter_dataset(options)
+        if self.num_workers:
+            # grain asks an absl flag before it starts workers; outside of absl.app (a notebook,
+            # a test) nobody has parsed the flags.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
+                )
+            )
+        return iter(batches)
+
+
+class TrainBatches:
+    """Endless iterator over one process's part of the global batches; see `train_batches`."""
+
+    def __init__(self, rows: BatchRows, corrupt: CorruptRecords, seed: int, reading: Reading):
+        self._rows = rows
+        self._corrupt = corrupt
+        self._seed = seed
+        self._reading = reading
+        self._next_example = 0
+        self._batches = None  # started at the first batch, so that restoring starts no workers
+
+    @property
+    def corrupt(self) -> CorruptRecords:
+        """The corrupt records met so far by this process."""
+        return self._corrupt
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> dict:
+        """{"images": float32 [b, H, W, 3] in [-1, 1], "labels": int32 [b]} with b = B / P rows.
+
+        Raises:
+          CorruptDataError: too many records are corrupt.
+        """
+        if self._batches is None:
+            rows = dataclasses.replace(self._rows, start=self._next_example)
+            self._batches = self._reading.read(rows, ENDLESS)
+        batch = next(self._batches)
+        self._corrupt.add(batch.pop("failures"), tried=self._rows.num_rows)
+        if not batch.pop("mask").all():
+            raise CorruptDataError(f"hardly a readable image found: {self._corrupt.listing()}")
+        self._next_example += self._rows.batch_size
+        return _finish(batch)
+
+    def get_state(self) -> dict:
+        """Where the next batch starts, in JSON types.
+
+        Counts examples of the whole run, so that it fits any batch size and any number of hosts
+        and workers. `corrupt` is what this process has met.
+        """
+        return {
+            "next_example": self._next_example,
+            "seed": self._seed,
+            "num_records": self._corrupt.num_records,
+            "corrupt": self._corrupt.get_state(),
+        }
+
+    def set_state(self, state: dict) -> None:
+        """Continues at `state`, with the batches that would have come without the break.
+
+        Raises:
+          ValueError: the seed or the number of records differs: the order would be another one.
+        """
+        own = self.get_state()
+        for key, word in (("seed", "seed"), ("num_records", "number of records")):
+            if state[key] != own[key]:
+                raise ValueError(
+                    f"cannot resume the data: the {word} was {state[key]}, now it is {own[key]}"
+                )
+        self.close()
+        self._next_example = state["next_example"]
+        self._corrupt.set_state(state["corrupt"])
+
+    def close(self) -> None:
+        """Ends the worker processes; iterating again would start new ones."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+
+class EvalBatches:
+    """One process's part of the evaluation batches; every `iter` is a new pass."""
+
+    def __init__(self, rows: BatchRows, count: int, max_corrupt_share: float, reading: Reading):
+        self._rows = rows
+        self._count = count
+        self._max_corrupt_share = max_corrupt_share
+        self._reading = reading
+        self.corrupt = CorruptRecords(count, max_corrupt_share)
+
+    def __len__(self) -> int:
+        """Batches in a pass, the same on every process."""
+        return math.ceil(self._count / self._rows.batch_size)
+
+    def __iter__(self):
+        """Yields {"images", "labels", "mask": bool [b]}; the mask is False, and the image zero in
+        uint8 (-1), where there is no example: a corrupt image, or the last batch's padding."""
+        self.corrupt = CorruptRecords(self._count, self._max_corrupt_share)
+        batches = self._reading.read(self._rows, len(self))
+        try:
+            for batch in batches:
+                self.corrupt.add(batch.pop("failures"), tried=self._rows.num_rows)
+                yield _finish(batch)
+        finally:
+            batches.close()
+
+
+def train_batches(
+    source,
+    transform,
+    batch_size: int,
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 2,
+    prefetch: int = 2,
+    max_corrupt_share: float = 0.01,
+) -> TrainBatches:
+    """Endless training batches; the same for any number of processes, workers and threads.
+
+    Every epoch is a new permutation. A corrupt image is replaced by another one, named in a
+    warning and counted.
+
+    Args:
+      source: see `vqlab.data.sources.Source`.
+      transform: callable (RGB image, generator) -> uint8 [size, size, 3] with attribute `size`.
+      batch_size: B, of the global batch over all processes.
+      seed: of order and augmentation.
+      process_index, process_count: p and P; this process gets rows p*B/P to (p+1)*B/P.
+      num_workers, num_threads, prefetch: see `Reading`.
+      max_corrupt_share: see `CorruptRecords`.
+
+    Raises:
+      ValueError: B does not split over the processes, or a number is out of range.
+    """
+    if seed < 0:
+        raise ValueError(f"data seed is {seed}, must not be negative")
+    examples = TrainExamples(source, transform, seed)
+    rows = _rows(examples, transform, batch_size, process_index, process_count)
+    corrupt = CorruptRecords(len(source), max_corrupt_share)
+    return TrainBatches(rows, corrupt, seed, Reading(num_workers, num_threads, prefetch))
+
+
+def eval_batches(
+    source,
+    transform,
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    limit: int | None = None,
+    num_workers: int = 0,
+    num_threads: int = 2,
+    prefetch: int = 2,
+    max_corrupt_share: float = 0.01,
+) -> EvalBatches:
+    """One pass in order, each example exactly once over all processes.
+
+    Arguments as in `train_batches`; `limit` takes only the first so many records.
+
+    Raises:
+      ValueError: B does not split over the processes, or a number is out of range.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"evaluation limit is {limit}, must be at least 1 (or None for all)")
+    count = len(source) if limit is None else min(limit, len(source))
+    examples = EvalExamples(source, transform, count)
+    rows = _rows(examples, transform, batch_size, process_index, process_count)
+    reading = Reading(num_workers, num_threads, prefetch)
+    return EvalBatches(rows, count, max_corrupt_share, reading)
+
+
+def _rows(examples, transform, batch_size, process_index, process_count) -> BatchRows:
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"global batch size {batch_size} does not split over {process_count} processes"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
+    return BatchRows(examples, transform.size, batch_size, process_index, process_count)
+
+
+def _finish(batch: dict) -> dict:
+    """The batch as the model takes it, in memory of its own (workers lend theirs)."""
+    images = to_float(batch.pop("images_u8"))
+    return {"images": images, **{name: np.array(value) for name, value in batch.items()}}

@@ -1,0 +1,104 @@
+"""A TensorFlow Datasets data set, stored as array_record and read without TensorFlow."""
+
+import logging
+import os
+
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+
+
+class TfdsSource:
+    """Random access to a prepared data set with an `image` and possibly a `label` feature.
+
+    Images stay encoded here (tfds would leave CMYK, palettes and alpha as they are) and are
+    decoded by the pipeline.
+
+    Args:
+      dataset: tfds name, `imagenet2012` or with a version `imagenet2012:5.1.0`.
+      split: tfds split, `train`, `validation`, `train[:1%]`.
+      data_dir: where data sets lie; empty for `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+
+    Raises:
+      ValueError: not prepared there as array_record (three lines: how to), no such split, or no
+        image feature.
+    """
+
+    def __init__(self, dataset: str, split: str = "train", data_dir: str | None = None):
+        if not dataset:
+            raise ValueError("the tfds data set has no name; give e.g. dataset='imagenet2012'")
+        where = data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR
+        self._args = (dataset, split, os.path.expanduser(where))
+        self._records, features = _open(*self._args)
+        self._has_label = "label" in features
+        label = features["label"] if self._has_label else None
+        self.num_classes = getattr(label, "num_classes", None) or 1
+
+    def __reduce__(self):
+        return TfdsSource, self._args  # a worker opens its own: builders do not always pickle
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, record: int) -> dict:
+        """{"image": encoded bytes, "label": int}."""
+        try:
+            fields = self._records[int(record)]
+        except RuntimeError as error:  # array_record's word for a damaged chunk
+            raise OSError(f"unreadable record: {error}") from error
+        return {"image": fields["image"], "label": int(fields["label"]) if self._has_label else 0}
+
+    def name(self, record: int) -> str:
+        """Data set, split and number of the record."""
+        dataset, split, _ = self._args
+        return f"{dataset} {split} record {record}"
+
+
+def _open(dataset: str, split: str, data_dir: str):
+    """The random-access records of a split, and the features of the data set."""
+    import tensorflow_datasets as tfds  # almost a second, and only this source needs it
+
+    logging.getLogger("absl").addFilter(_unprepared_is_an_error)
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir)
+        prepared = builder.info.splits and _random_access(builder.info)
+    except tfds.core.DatasetNotFoundError:
+        prepared = False
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"cannot open tfds data set {dataset!r}: {reason}") from error
+    finally:
+        logging.getLogger("absl").removeFilter(_unprepared_is_an_error)
+    if not prepared:
+        raise ValueError(_how_to_prepare(dataset, data_dir))
+    if split.split("[")[0] not in builder.info.splits:
+        raise ValueError(f"{dataset} has no split {split!r}; known: {list(builder.info.splits)}")
+    if "image" not in builder.info.features:
+        raise ValueError(f"{dataset} has no 'image'; its features: {list(builder.info.features)}")
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return builder.as_data_source(split, decoders=decoders), builder.info.features
+
+
+def _random_access(info) -> bool:
+    formats = {each.value for each in info.available_file_formats()}
+    return bool(formats & {"array_record", "parquet"})
+
+
+def _unprepared_is_an_error(record: logging.LogRecord) -> bool:
+    """Keeps tfds from warning of a missing data set right before our own error does."""
+    return "has no dataset_info.json" not in record.getMessage()
+
+
+def _how_to_prepare(dataset: str, data_dir: str) -> str:
+    name = dataset.split(":")[0]
+    manual = (
+        f" (first put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, from image-net.org,"
+        f" into {data_dir}/downloads/manual)"
+        if name.startswith("imagenet2012")
+        else ""
+    )
+    return (
+        f"data set {dataset!r} is not prepared as array_record in {data_dir}; prepare it once:\n"
+        f"with tfds{manual}: pip install tensorflow-cpu && tfds build {name}"
+        f" --file_format=array_record --data_dir={data_dir}\n"
+        "or use a folder of images: --config.data.name=folder --config.data.path=DIR"
+        " (DIR/train/CLASS/*.jpg and DIR/validation/CLASS/*.jpg)"
+    )

@@ -1,0 +1,116 @@
+"""Decoded images to crops: random for training, ADM's centre crop for evaluation."""
+
+import dataclasses
+import math
+
+import numpy as np
+from PIL import Image
+
+
+def to_float(images_u8: np.ndarray) -> np.ndarray:
+    """uint8 pixels to float32 in [-1, 1]: x / 127.5 - 1."""
+    images = np.divide(images_u8, np.float32(127.5), dtype=np.float32)
+    images -= 1
+    return images
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"crop size is {size}, must be at least 1")
+
+
+def _resized_crop(
+    image: Image.Image, short: int, size: int, left: float, top: float
+) -> Image.Image:
+    """Resizes the shorter side to `short`, then takes a `size` x `size` crop.
+
+    Only the crop is computed. Bicubic with antialiasing, after a box reduction of what is at
+    least twice too large (as in ADM), so that the cost does not grow with the image.
+
+    Args:
+      left, top: where the crop lies between the edges, each in [0, 1].
+    """
+    scale = short / min(image.size)
+    width, height = (max(short, round(side * scale)) for side in image.size)
+    x = math.floor(left * (width - size) + 0.5)
+    y = math.floor(top * (height - size) + 0.5)
+    if (width, height) == image.size:
+        return image.crop((x, y, x + size, y + size))
+    step_x, step_y = image.width / width, image.height / height  # source pixels per pixel
+    box = (
+        x * step_x,
+        y * step_y,
+        min((x + size) * step_x, image.width),
+        min((y + size) * step_y, image.height),
+    )
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+    """Random scale, random crop, random flip: LlamaGen's tokenizer recipe by default.
+
+    The shorter side is resized to a uniform integer in [size * min_scale, size * max_scale].
+
+    Attributes:
+      size: side of the crop in pixels.
+      min_scale, max_scale: shorter side before cropping, relative to `size`; at least 1. The
+        published recipe is 1 to 1.25 (crops of 0.8 to 1 of the shorter side).
+      flip: mirror every second image, at random, horizontally.
+      upscale: whether the random scale may enlarge an image beyond its own resolution. False
+        with a large `max_scale` gives crops at up to native resolution; equally large scales
+        give native crops only. An image smaller than the crop is enlarged either way.
+    """
+
+    size: int
+    min_scale: float = 1.0
+    max_scale: float = 1.25
+    flip: bool = True
+    upscale: bool = True
+
+    def __post_init__(self):
+        _check_size(self.size)
+        if not 1 <= self.min_scale <= self.max_scale:
+            raise ValueError(
+                f"scales are min_scale={self.min_scale}, max_scale={self.max_scale};"
+                " they must satisfy 1 <= min_scale <= max_scale"
+            )
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """RGB image of any size -> uint8 [size, size, 3]."""
+        low, high = (math.ceil(self.size * scale) for scale in (self.min_scale, self.max_scale))
+        if not self.upscale:
+            native = max(self.size, min(image.size))
+            low, high = min(low, native), min(high, native)
+        short = int(rng.integers(low, high, endpoint=True))
+        left, top, flip = rng.random(3)
+        pixels = np.asarray(_resized_crop(image, short, self.size, left, top))
+        return pixels[:, ::-1] if self.flip and flip < 0.5 else pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class CenterCrop:
+    """ADM's centre crop (guided-diffusion, image_datasets.py `center_crop_arr`).
+
+    The image is halved with a box filter while its shorter side is at least twice `size`, then
+    resized bicubically to a shorter side of `size`, then cropped in the middle.
+
+    Attributes:
+      size: side of the crop in pixels.
+    """
+
+    size: int
+
+    def __post_init__(self):
+        _check_size(self.size)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        """RGB image of any size -> uint8 [size, size, 3]; `rng` is not used."""
+        while min(image.size) >= 2 * self.size:
+            halves = (image.width // 2, image.height // 2)
+            image = image.resize(halves, Image.Resampling.BOX)
+        scale = self.size / min(image.size)
+        width, height = (round(side * scale) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        x, y = (width - self.size) // 2, (height - self.size) // 2
+        return np.asarray(image.crop((x, y, x + self.size, y + self.size)))
