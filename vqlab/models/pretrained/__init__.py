@@ -1,0 +1,1 @@
+"""Networks that are never trained here; their parameters come in as arguments."""

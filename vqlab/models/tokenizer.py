@@ -1,0 +1,109 @@
+"""The whole tokenizer: images to indices and back (mgvq.py, class VQModel)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
+from vqlab.nn.layers import GroupedPointwise
+from vqlab.nn.quantizers import Quantized
+from vqlab.ops.mesh import split_batch
+
+
+class Reconstruction(NamedTuple):
+    """images: [B, H, W, 3] float32, not clipped. quantized: what the bottleneck returned."""
+
+    images: jax.Array
+    quantized: Quantized
+
+
+class Tokenizer(nn.Module):
+    """Encoder, bottleneck and decoder, with 1x1 convolutions around the bottleneck.
+
+    These two convolutions have one feature group per quantizer group, so nothing mixes across
+    groups next to the codebooks. They and the bottleneck are float32 whatever the dtype of the
+    other activations.
+    """
+
+    encoder: nn.Module
+    quantizer: nn.Module
+    decoder: nn.Module
+
+    def setup(self):
+        if self.encoder.stride != self.decoder.stride:
+            raise ValueError(
+                f"the encoder's stride is {self.encoder.stride}, "
+                f"the decoder's {self.decoder.stride}"
+            )
+        channels, groups = self.encoder.latent_channels, self.quantizer.num_groups
+        if channels != self.quantizer.latent_channels:
+            raise ValueError(
+                f"the encoder makes {channels} latent channels, "
+                f"the quantizer takes {self.quantizer.latent_channels}"
+            )
+        if channels % groups:
+            raise ValueError(f"{channels} latent channels do not split into {groups} groups")
+        self.quant_conv = GroupedPointwise(channels, groups)
+        self.post_quant_conv = GroupedPointwise(channels, groups)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent along each side."""
+        return self.encoder.stride
+
+    def __call__(
+        self,
+        images: Array,
+        *,
+        train: bool = False,
+        num_groups: int | None = None,
+    ) -> Reconstruction:
+        """Encodes, quantizes and decodes images [B,H,W,3] in [-1, 1], sides multiples of `stride`.
+
+        Only the first `num_groups` groups (None: all) reach the decoder, the others are zeros.
+
+        `train` uses batch statistics, updates "batch_stats" and "codebook_stats", and draws from
+        the streams "mask" and "reseed".
+        """
+        quantized = self._quantize(images, train=train, num_groups=num_groups)
+        return Reconstruction(self.decode(quantized.latents, train=train), quantized)
+
+    def encode(self, images: Array) -> Quantized:
+        """Images [B,H,W,3] in [-1,1] to latents [B,h,w,C] and indices [B,h,w,G]; h = H / stride."""
+        return self._quantize(images, train=False, num_groups=None)
+
+    def decode(self, latents: Array, *, train: bool = False) -> Float[Array, "B H W 3"]:
+        """Quantized latents [B,h,w,C] to images [B,H,W,3], not clipped."""
+        channels = self.encoder.latent_channels
+        if latents.ndim != 4 or latents.shape[-1] != channels:
+            raise ValueError(f"latents {latents.shape} must be [B, h, w, {channels}]")
+        return self.decoder(self.post_quant_conv(split_batch(latents)), train=train)
+
+    def decode_indices(
+        self, indices: Array, *, num_groups: int | None = None
+    ) -> Float[Array, "B H W 3"]:
+        """Indices [B,h,w,G] in 0..K-1 to images, from the first `num_groups` groups (None: all)."""
+        groups = self.quantizer.num_groups
+        if not jnp.issubdtype(indices.dtype, jnp.integer):
+            raise ValueError(f"indices must be integers, not {indices.dtype}")
+        if indices.ndim != 4 or indices.shape[-1] != groups:
+            raise ValueError(f"indices {indices.shape} must be [B, h, w, {groups}]")
+        return self.decode(self.quantizer.lookup(indices, num_groups=num_groups))
+
+    def _quantize(self, images: Array, *, train: bool, num_groups: int | None) -> Quantized:
+        check_images(images, self.stride)
+        latents = self.encoder(images, train=train)
+        latents = split_batch(self.quant_conv(latents))
+        return self.quantizer(latents, train=train, num_groups=num_groups)
+
+
+def check_images(images: Array, stride: int) -> None:
+    """Raises ValueError unless `images` is [B,H,W,3] with sides that are multiples of `stride`."""
+    if images.ndim != 4 or images.shape[-1] != IMAGE_CHANNELS:
+        raise ValueError(f"images {images.shape} must be [B, H, W, {IMAGE_CHANNELS}]")
+    height, width = images.shape[1:3]
+    if height % stride or width % stride or not height * width:
+        raise ValueError(f"images of {height}x{width}: both sides must be multiples of {stride}")

@@ -1,0 +1,1 @@
+"""Linen blocks with plain arguments."""
