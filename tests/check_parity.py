@@ -1,0 +1,105 @@
+"""Checks vqlab against arrays computed by the released PyTorch code.
+
+    python -m tests.check_parity FILE.npz ...
+
+Prints a row for each array with its largest relative error, max |a - b| / max |b|, or the number of
+mismatches for integers. Exit code 0: all within the limits (1e-4 for float32 outputs, 1e-3 for
+gradients); 1: one missed, or an array that nothing looked at; 2: a file that cannot be read or is
+of another kind.
+"""
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+
+from tests.parity.forward import check_forward
+from tests.parity.official import load
+from tests.parity.quantizer import check_quantizer
+from tests.parity.report import Report, Unsupported
+from tests.parity.trainstep import check_trainstep
+
+KINDS = {
+    "tokenizer": "a tokenizer's weights and its forward passes (mgvq_tiny_*.npz)",
+    "trainstep": "a tokenizer's training step, with the weights in the file beside it "
+    "(mgvq_*_trainstep.npz)",
+    "quantizer": "training steps of a quantizer alone (mgvq_quantizer_train*.npz)",
+}
+
+
+def kind(arrays: dict, config: dict) -> str:
+    """Which of KINDS a file is, by what it holds."""
+    if "w/embedding.weight" in arrays and "in/R" in arrays:
+        return "quantizer"
+    if {"encoder", "decoder", "codebook_groups"} <= config.keys():
+        if "out/loss" in arrays:
+            return "trainstep"
+        if "w/quantize.embedding.weight" in arrays:
+            return "tokenizer"
+    known = "; ".join(f"{name}: {what}" for name, what in KINDS.items())
+    raise Unsupported(f"unknown kind of array file; known kinds are {known}")
+
+
+def check_file(path: Path) -> Report:
+    """Compares all arrays of one file; Unsupported or OSError when that is not possible."""
+    arrays, config = load(path)
+    report = Report(arrays)
+    match kind(arrays, config):
+        case "tokenizer":
+            check_forward(report, config)
+        case "trainstep":
+            check_trainstep(report, _weights_beside(path, arrays, config), config)
+        case "quantizer":
+            check_quantizer(report, config)
+    report.finish()
+    return report
+
+
+def _weights_beside(path: Path, arrays: dict, config: dict) -> dict:
+    """Arrays with a training step's weights: this file, or the one beside it."""
+    if "w/quantize.embedding.weight" in arrays:
+        return arrays
+    candidates = [path.with_name(path.name.replace("_trainstep", ""))]
+    if "weights_from" in config:
+        candidates.append(path.with_name(config["weights_from"]))
+    for candidate in candidates:
+        if candidate != path and candidate.is_file():
+            return load(candidate)[0]
+    raise Unsupported(f"its weights are not beside it; looked for {[c.name for c in candidates]}")
+
+
+def print_report(path: Path, report: Report) -> None:
+    width = max(len(row.name) for row in report.rows)
+    print(path)
+    for row in report.rows:
+        verdict = "ok  " if row.is_met else "MISS"
+        print(
+            f"  {verdict} {row.name:{width}}  {row.error:9.2e}  limit {row.limit:.1e}  {row.note}"
+        )
+    missed = sum(not row.is_met for row in report.rows)
+    print(f"  {len(report.rows)} rows, {missed} missed")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.check_parity", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
+    jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round to less
+    code = 0
+    for path in parser.parse_args(arguments).files:
+        try:
+            report = check_file(path)
+        except (Unsupported, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            code = 2
+            continue
+        print_report(path, report)
+        if not report.is_met:
+            code = max(code, 1)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
