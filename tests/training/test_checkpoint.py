@@ -1,0 +1,108 @@
+"""Checkpoints: what is kept, what comes back, and what is said when they are broken."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqlab.training import sharding
+from vqlab.training.checkpoint import Checkpointer, require_writable
+
+
+def state(value=0.0):
+    return {"params": {"w": jnp.full((8, 4), value)}, "moments": {"w": jnp.full((8, 4), -value)}}
+
+
+def abstract(tree, place=None):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place or x.sharding), tree
+    )
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=2, keep_best=1, best_metric="psnr")
+    for step, psnr in enumerate([3.0, 9.0, None, 4.0, 5.0]):
+        metrics = None if psnr is None else {"psnr": psnr, "other": 1.0}
+        checkpointer.save(step, state(step), {"next": step}, metrics)
+    checkpointer.wait()
+    assert checkpointer.steps() == [1, 3, 4]
+    assert checkpointer.best_step() == 1
+    restored, position = checkpointer.restore(abstract(state()), "best")
+    assert position == {"next": 1} and float(restored["params"]["w"][0, 0]) == 1.0
+    restored, position = checkpointer.restore(abstract(state()))
+    assert position == {"next": 4} and float(restored["moments"]["w"][0, 0]) == -4.0
+    checkpointer.close()
+
+
+def test_the_smallest_is_best_where_the_config_says_so(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1, best_metric="loss", best_mode="min")
+    for step, loss in enumerate([3.0, 1.0, 2.0]):
+        checkpointer.save(step, state(step), {}, {"loss": loss})
+    checkpointer.wait()
+    assert checkpointer.steps() == [1, 2] and checkpointer.best_step() == 1
+    checkpointer.close()
+
+
+def test_restores_onto_another_mesh(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    place = sharding.batch_sharding(sharding.make_mesh(2, 4))
+    checkpointer.save(1, jax.device_put(state(2.0), place), {})
+    checkpointer.wait()
+    other = sharding.batch_sharding(sharding.make_mesh(1, 2, jax.devices()[:2]))
+    restored, _ = checkpointer.restore(abstract(state(), other))
+    assert restored["params"]["w"].sharding == other
+    np.testing.assert_array_equal(restored["params"]["w"], np.full((8, 4), 2.0))
+    checkpointer.close()
+
+
+def test_weights_come_without_the_rest(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(3.0), {})
+    checkpointer.wait()
+    weights = checkpointer.restore_weights(("params",))
+    assert set(weights) == {"params"} and isinstance(weights["params"]["w"], np.ndarray)
+    np.testing.assert_array_equal(weights["params"]["w"], np.full((8, 4), 3.0))
+    checkpointer.close()
+
+
+def test_missing_checkpoints_are_named(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    with pytest.raises(ValueError, match="no checkpoint in .*checkpoints"):
+        checkpointer.restore(abstract(state()))
+    checkpointer.save(1, state(), {})
+    checkpointer.wait()
+    with pytest.raises(ValueError, match=r"no checkpoint 7 in .* latest and steps \[1\]"):
+        checkpointer.restore(abstract(state()), 7)
+    with pytest.raises(ValueError, match="no checkpoint 'best'"):
+        checkpointer.restore_weights(("params",), "best")
+    checkpointer.close()
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(1.0), {})
+    checkpointer.wait()
+    files = [f for f in (tmp_path / "checkpoints" / "1" / "state").rglob("*") if f.is_file()]
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match="checkpoint .*/1 is truncated"):
+        checkpointer.restore(abstract(state()))
+    with pytest.raises(ValueError, match="checkpoint .*/1 is truncated"):
+        checkpointer.restore_weights(("params",))
+    checkpointer.close()
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(), {})
+    checkpointer.wait()
+    other = {"params": {"v": jnp.zeros(3)}, "moments": {"v": jnp.zeros(3)}}
+    with pytest.raises(ValueError, match="belongs to another model"):
+        checkpointer.restore(abstract(other))
+    checkpointer.close()
+
+
+def test_an_unwritable_workdir_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="workdir .*/file/run cannot be written: Not a directory"):
+        require_writable(tmp_path / "file" / "run")

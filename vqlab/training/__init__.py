@@ -1,0 +1,1 @@
+"""Objective, step, optimizers, sharding, checkpoints and the loop."""

@@ -1,0 +1,209 @@
+"""What the two players of a tokenizer want.
+
+The tokenizer wants small reconstruction, perceptual, codebook and adversarial losses; the
+discriminator wants to tell reconstructions from images. MGVQ's own training losses were never
+published; the terms and default weights are those of the code base that its released files derive
+from, LlamaGen's VQ tokenizer (vq_train.py, vq_loss.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from vqlab.models.pretrained.lpips import lpips_distance
+from vqlab.ops import codebook, losses
+from vqlab.ops import rng as rng_streams
+from vqlab.training.step import Aux, Tree
+
+TOKENIZER, DISCRIMINATOR = "tokenizer", "discriminator"
+GROUP_REDUCTIONS: dict[str, Callable] = {"mean": jnp.mean, "sum": jnp.sum}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerObjective:
+    """Losses of a tokenizer, with or without a discriminator.
+
+    Attributes:
+      tokenizer: a `vqlab.models.tokenizer.Tokenizer`.
+      discriminator: a `PatchDiscriminator`, or None for no adversarial term.
+      reconstruction: "l1" or "l2", on pixels in [-1, 1].
+      reconstruction_weight: its weight.
+      lpips_weight: weight of LPIPS; when it is not 0, `frozen["lpips"]` holds the network.
+      quantizer_weight: weight of the vq and commitment losses.
+      group_reduction: "mean" or "sum" over the groups' vq and commitment losses. The mean equals
+        the loss of one quantizer on the whole latent.
+      adversarial_weight: of the generator's term, and of the discriminator's loss.
+      adversarial_start: the step from which both count; 0 before.
+      adaptive_weight: scale the generator's term by the ratio of the gradient norms that the
+        reconstruction and the adversarial loss give the decoder's last kernel (VQGAN, eq. 7).
+    """
+
+    tokenizer: nn.Module
+    discriminator: nn.Module | None = None
+    reconstruction: str = "l2"
+    reconstruction_weight: float = 1.0
+    lpips_weight: float = 1.0
+    quantizer_weight: float = 1.0
+    group_reduction: str = "mean"
+    adversarial_weight: float = 0.5
+    adversarial_start: int = 20_000
+    adaptive_weight: bool = False
+
+    def __post_init__(self):
+        if self.reconstruction not in losses.RECONSTRUCTION:
+            raise ValueError(
+                f"unknown reconstruction loss {self.reconstruction!r}; "
+                f"known: {', '.join(losses.RECONSTRUCTION)}"
+            )
+        if self.group_reduction not in GROUP_REDUCTIONS:
+            raise ValueError(
+                f"unknown group_reduction {self.group_reduction!r}; "
+                f"known: {', '.join(GROUP_REDUCTIONS)}"
+            )
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The names that params, losses and optimizers are keyed by."""
+        return (TOKENIZER,) if self.discriminator is None else (TOKENIZER, DISCRIMINATOR)
+
+    def init(self, rng: jax.Array, batch: dict) -> tuple[dict[str, Tree], dict[str, Tree]]:
+        """(params, variables), keyed by player; `batch` gives the shapes."""
+        keys = rng_streams.streams(rng, TOKENIZER, DISCRIMINATOR)
+        params, variables = {}, {}
+        for player in self.players:
+            module = getattr(self, player)
+            collections = dict(module.init(keys[player], batch["images"], train=False))
+            params[player] = collections.pop("params")
+            variables[player] = collections
+        return params, variables
+
+    def __call__(self, params, variables, frozen, batch, *, rng, step):
+        """({player: loss}, Aux); batch["images"] is [B, H, W, 3] in [-1, 1]."""
+        images = batch["images"]
+        output, tokenizer_variables, last_kernel_pullback = self._reconstruct(
+            params[TOKENIZER], variables[TOKENIZER], images, rng
+        )
+        reconstruction_loss = self._reconstruction_loss(frozen, images)
+        loss, metrics = reconstruction_loss(output.images)
+        quantizer_loss, terms = self._quantizer_loss(output.quantized)
+        metrics |= terms
+        player_losses = {TOKENIZER: loss + self.quantizer_weight * quantizer_loss}
+        new_variables = {TOKENIZER: tokenizer_variables}
+
+        if self.discriminator is not None:
+            started = jnp.where(step >= self.adversarial_start, self.adversarial_weight, 0.0)
+            adversarial = self._adversarial_loss(params[DISCRIMINATOR], variables[DISCRIMINATOR])
+            weight = jnp.float32(1.0)
+            if self.adaptive_weight:
+                weight = _adaptive_weight(
+                    output.images, last_kernel_pullback, reconstruction_loss, adversarial
+                )
+            generator_loss = adversarial(output.images)[0]
+            player_losses[TOKENIZER] += started * weight * generator_loss
+            loss, new_variables[DISCRIMINATOR], terms = self._discriminator_loss(
+                params[DISCRIMINATOR], variables[DISCRIMINATOR], images, output.images
+            )
+            player_losses[DISCRIMINATOR] = started * loss
+            metrics |= terms
+            metrics |= {"adversarial": generator_loss, "adversarial_weight": started * weight}
+
+        update = {
+            name: output.quantized.stats[name]
+            for name in ("reseed_codewords", "reseed_keep")
+            if name in output.quantized.stats
+        }
+        return player_losses, Aux(new_variables, metrics, update)
+
+    def post_update(self, params: dict[str, Tree], update: dict) -> dict[str, Tree]:
+        """Moves dead codewords onto tokens of the batch (MGVQ, mgvq.py VectorQuantizer)."""
+        if not update:
+            return params
+        flat = traverse_util.flatten_dict(params[TOKENIZER])
+        path = ("quantizer", "codebook")
+        flat[path] = codebook.reseed(flat[path], update["reseed_codewords"], update["reseed_keep"])
+        return params | {TOKENIZER: traverse_util.unflatten_dict(flat)}
+
+    def _reconstruct(self, params, variables, images, rng):
+        """The tokenizer's output, its new variables, and the pullback to its last kernel.
+
+        Only what lies behind the last kernel is linearised for that pullback: one convolution.
+        """
+        flat = traverse_util.flatten_dict(params)
+        path = ("decoder", *self.tokenizer.decoder.last_kernel_path)
+
+        def forward(kernel):
+            output, updated = self.tokenizer.apply(
+                {"params": traverse_util.unflatten_dict(flat | {path: kernel})} | variables,
+                images,
+                train=True,
+                mutable=list(variables),
+                rngs=rng_streams.streams(rng, "mask", "reseed", "dropout"),
+            )
+            return output.images, (output, dict(updated))
+
+        if not self.adaptive_weight:
+            _, (output, updated) = forward(flat[path])
+            return output, updated, None
+        pixels, pull_back, (output, updated) = jax.vjp(forward, flat[path], has_aux=True)
+        return output._replace(images=pixels), updated, pull_back
+
+    def _reconstruction_loss(self, frozen, images):
+        def loss(reconstruction):
+            pixel = losses.RECONSTRUCTION[self.reconstruction](reconstruction, images)
+            total, terms = self.reconstruction_weight * pixel, {self.reconstruction: pixel}
+            if self.lpips_weight:
+                terms["lpips"] = jnp.mean(lpips_distance(frozen["lpips"], reconstruction, images))
+                total += self.lpips_weight * terms["lpips"]
+            return total, terms
+
+        return loss
+
+    def _quantizer_loss(self, quantized):
+        reduce = GROUP_REDUCTIONS[self.group_reduction]
+        terms = {name: reduce(values) for name, values in quantized.losses.items()}
+        shown = ("usage", "perplexity", "dead")
+        metrics = {name: quantized.stats[name] for name in shown if name in quantized.stats}
+        return sum(terms.values()), terms | metrics
+
+    def _adversarial_loss(self, params, variables):
+        # The discriminator's weights are constants to the tokenizer.
+        params = jax.lax.stop_gradient(params)
+
+        def loss(reconstruction):
+            logits, _ = self._judge(params, variables, reconstruction)
+            return losses.hinge_generator(logits), {}
+
+        return loss
+
+    def _discriminator_loss(self, params, variables, images, reconstruction):
+        real, variables = self._judge(params, variables, images)
+        fake, variables = self._judge(params, variables, jax.lax.stop_gradient(reconstruction))
+        terms = {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
+        return losses.hinge_discriminator(real, fake), variables, terms
+
+    def _judge(self, params, variables, images):
+        """Logits, and the variables after one more batch; real and fake have own statistics."""
+        logits, updated = self.discriminator.apply(
+            {"params": params} | variables, images, train=True, mutable=list(variables)
+        )
+        return logits, dict(updated)
+
+
+def _adaptive_weight(reconstruction, pull_back, reconstruction_loss, adversarial_loss):
+    """Ratio of gradient norms at the last kernel, without a second pass through the decoder."""
+
+    def last_kernel_gradient(loss):
+        (kernel,) = pull_back(jax.grad(lambda pixels: loss(pixels)[0])(reconstruction))
+        return kernel
+
+    return jax.lax.stop_gradient(
+        losses.adaptive_weight(
+            last_kernel_gradient(reconstruction_loss), last_kernel_gradient(adversarial_loss)
+        )
+    )

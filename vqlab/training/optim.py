@@ -1,0 +1,68 @@
+"""Optimizers: a gradient transformation per player, from plain numbers."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "sgd")
+
+
+def build_schedule(
+    name: str, learning_rate: float, *, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
+    """Linear warm-up from 0, then cosine to 0 or constant.
+
+    Args:
+      name: "cosine" or "constant".
+      learning_rate: peak learning rate.
+      warmup_steps: length of the linear warm-up, in steps; at most `num_steps`.
+      num_steps: length of the run, in steps.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+    if not 0 <= warmup_steps <= num_steps:
+        raise ValueError(f"{warmup_steps} warm-up steps do not lie within 0..{num_steps} steps")
+    after = (
+        optax.cosine_decay_schedule(learning_rate, max(num_steps - warmup_steps, 1))
+        if name == "cosine"
+        else optax.constant_schedule(learning_rate)
+    )
+    if warmup_steps == 0:
+        return after
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def decays(params):
+    """True where weight decay applies: matrices and kernels, not biases, scales or codebooks."""
+
+    def decide(path, leaf):
+        return leaf.ndim >= 2 and path[-1].key != "codebook"
+
+    return jax.tree_util.tree_map_with_path(decide, params)
+
+
+def build_optimizer(
+    name: str,
+    *,
+    learning_rate: float,
+    num_steps: int,
+    schedule: str = "cosine",
+    warmup_steps: int = 0,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW (or plain SGD) behind a clip of the global gradient norm (0: no clip)."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
+    rate = build_schedule(schedule, learning_rate, warmup_steps=warmup_steps, num_steps=num_steps)
+    if name == "sgd":
+        rule = optax.sgd(rate)
+    else:
+        rule = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decays)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm > 0 else rule

@@ -1,0 +1,150 @@
+"""What a run says while it trains: metrics.jsonl, TensorBoard events, a progress bar.
+
+Only process 0 writes; elsewhere the same calls do nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
+
+# Metrics beside the bar, those that a run has of them, and their short names there.
+_SHOWN = {
+    "loss/tokenizer": "loss",
+    "psnr": "psnr",
+    "l1": "l1",
+    "l2": "l2",
+    "images_per_second": "img/s",
+}
+
+
+class MetricWriter:
+    """Writes scalars as JSON lines and, with images, as TensorBoard events.
+
+    metrics.jsonl has one object a call, {"step": int, name: float, ...}; NaN and infinity, which
+    JSON cannot express, become null. The four methods have the signatures of clu's metric writers.
+
+    Args:
+      workdir: directory of the run; made when absent.
+      step: the step a run resumes from. Lines and events of later steps are dropped, since the
+        run is about to write them again.
+      tensorboard: whether to write events beside the JSON lines.
+    """
+
+    def __init__(self, workdir: str | Path, *, step: int = 0, tensorboard: bool = True):
+        self._file = self._events = None
+        if jax.process_index() != 0:
+            return
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        _drop_lines_after(workdir / METRICS_FILE, step)
+        self._file = open(workdir / METRICS_FILE, "a", encoding="utf-8")
+        if tensorboard:
+            # Imported here because evaluation and export work without it.
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(workdir / TENSORBOARD_DIR), purge_step=step + 1)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes one number a name: Python floats, or NumPy or JAX arrays of one element."""
+        if self._file is None:
+            return
+        values = {name: np.asarray(value).astype(float).item() for name, value in scalars.items()}
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        # Flushed at once: a killed run keeps what it wrote.
+        print(json.dumps({"step": int(step)} | line), file=self._file, flush=True)
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, int(step))
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Writes batches [N, H, W, 3] in [-1, 1] to TensorBoard; floors to uint8."""
+        if self._events is None:
+            return
+        for name, batch in images.items():
+            pixels = (np.clip(np.asarray(batch, np.float32), -1, 1) + 1) * 127.5
+            self._events.add_images(name, pixels.astype(np.uint8), int(step), dataformats="NHWC")
+
+    def flush(self) -> None:
+        """Pushes buffered events to disk."""
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes both files; further writes do nothing."""
+        if self._events is not None:
+            self._events.close()
+        if self._file is not None:
+            self._file.close()
+        self._file = self._events = None
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keeps the lines up to `step`, replacing the file in one move; a line cut short goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept), encoding="utf-8")
+    os.replace(part, path)
+
+
+class ProgressBar:
+    """Bar on stderr with the time left and a few metrics; silent but on process 0."""
+
+    def __init__(self, total: int, *, initial: int = 0, description: str = "train"):
+        # In a log file, where a bar cannot be redrawn, a line every half a minute is enough.
+        interval = 0.2 if sys.stderr.isatty() else 30.0
+        self._bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=description,
+            unit="step",
+            mininterval=interval,
+            maxinterval=max(interval, 10.0),
+            dynamic_ncols=True,
+            disable=jax.process_index() != 0,
+        )
+
+    def update(self, steps: int = 1) -> None:
+        """Advances the bar."""
+        self._bar.update(steps)
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Puts loss, PSNR and images per second, as far as `metrics` has them, beside the bar."""
+        shown = {_SHOWN[name]: f"{metrics[name]:.4g}" for name in _SHOWN if name in metrics}
+        self._bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        """Draws the final state."""
+        self._bar.close()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
