@@ -1,8 +1,16 @@
 """Eight CPU devices for every test, so that sharding is tested on any machine."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests run each program a few times: what the compiler's optimizer takes, it never gives back.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+# What one test compiled, another (or a command that it starts) need not compile again.
+_CACHE = tempfile.TemporaryDirectory(prefix="vqlab-test-cache-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -1,0 +1,88 @@
+"""What every training config shares; the config files say what differs."""
+
+import ml_collections
+
+
+def parse_argument(argument: str, **defaults):
+    """Reads `file.py:groups=8,debug` into a dict; a bare word is a flag.
+
+    Raises:
+      ValueError: for a word that the config does not know.
+    """
+    values = dict(defaults)
+    for word in filter(None, argument.split(",")):
+        name, _, text = word.partition("=")
+        if name not in values:
+            raise ValueError(f"unknown config argument {name!r}; known: {', '.join(values)}")
+        values[name] = type(defaults[name])(text) if text else True
+    return values
+
+
+def training() -> ml_collections.ConfigDict:
+    """Seed, mesh, checkpoints and logging."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.init_from = ""  # a workdir or an export whose weights to start from; "" for none
+    config.accumulate = 1  # micro-batches that a batch is cut into
+    config.ema_decay = 0.0  # of the averaged weights; 0 for none
+
+    config.mesh = ml_collections.ConfigDict()
+    config.mesh.data = -1  # -1: all the devices that are left
+    config.mesh.fsdp = 1
+    # (regex over parameter paths, tactic), the first match wins.
+    config.sharding = (("codebook", "replicate"), (".*", "fsdp"))
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.keep = 2
+    config.checkpoint.keep_best = 1
+    config.checkpoint.best_metric = "reconstruction/psnr"
+    config.checkpoint.best_mode = "max"
+
+    config.intervals = ml_collections.ConfigDict()  # in steps
+    config.intervals.log = 100
+    config.intervals.evaluate = 5_000
+    config.intervals.checkpoint = 5_000
+
+    config.loader = ml_collections.ConfigDict()
+    config.loader.num_workers = 8  # processes that decode; 0: threads of this one
+    config.loader.max_corrupt_share = 0.01  # above this share of unreadable images a run stops
+    return config
+
+
+def optimizer(learning_rate: float, **changes) -> ml_collections.ConfigDict:
+    """AdamW as in LlamaGen's tokenizer training: constant rate, betas .9 / .95, clip 1."""
+    node = ml_collections.ConfigDict()
+    node.name = "adamw"
+    node.learning_rate = learning_rate
+    node.schedule = "constant"
+    node.warmup_steps = 0
+    node.b1 = 0.9
+    node.b2 = 0.95
+    node.weight_decay = 0.0
+    node.clip_norm = 1.0
+    node.update(changes)
+    return node
+
+
+def imagenet() -> ml_collections.ConfigDict:
+    """ImageNet through tfds; or `--config.data.name=folder --config.data.path=DIR`."""
+    node = ml_collections.ConfigDict()
+    node.name = "tfds"  # or "folder", or "photos" (ten embedded photographs)
+    node.dataset = "imagenet2012"
+    node.data_dir = ""  # of tfds; "" for $TFDS_DATA_DIR or ~/tensorflow_datasets
+    node.path = ""  # of the folder
+    node.train_split = "train"
+    node.validation_split = "validation"
+    return node
+
+
+def reconstruction_eval(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
+    """Reconstruction quality on the validation split, by number of groups."""
+    node = ml_collections.ConfigDict()
+    node.name = "reconstruction"
+    node.image_size = image_size
+    node.tiles = False  # True: all whole tiles of each image, False: ADM's centre crop
+    node.batch_size = batch_size
+    node.limit = 0  # images; 0 for all
+    node.num_images_kept = 8  # pictures in the report
+    return node

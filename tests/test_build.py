@@ -1,0 +1,84 @@
+"""Settings that cannot work are named before anything compiles; configs trace at full size."""
+
+import jax
+import pytest
+
+from configs import _common, mgvq_demo, mgvq_f8, mgvq_f16, mgvq_f32
+from tests import tiny
+from vqlab import build
+
+PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 12}, "batch_size=12 does not divide over 8 devices"),
+        ({"image_size": 36}, "image_size=36 is no multiple of the model's stride 8"),
+        ({"model.name": "tokeniser"}, "unknown module 'tokeniser'; choose from"),
+        ({"model.quantizer.num_groups": 3}, "8 latent channels do not split into 3 groups"),
+        ({"mesh.fsdp": 3}, "does not fit 8 devices"),
+        ({"objective.lpips_weight": 1.0}, "needs the weights of VGG-16"),
+        ({"objective.lpips_weights": "/nowhere/vgg.pth"}, "/nowhere/vgg.pth"),
+        ({"objective.reconstruction": "huber"}, "unknown reconstruction loss 'huber'"),
+        ({"optimizer.tokenizer.name": "lion"}, "unknown optimizer 'lion'"),
+        ({"data.name": "imagenet"}, "unknown data source 'imagenet'"),
+        ({"data.name": "folder", "data.path": "/nowhere"}, "/nowhere"),
+        ({"evals.reconstruction.image_size": 30}, "evals.reconstruction.image_size=30"),
+        ({"evals.reconstruction.name": "fid"}, "unknown evaluator 'fid'; known: reconstruction"),
+        ({"init_from": "/nowhere"}, "/nowhere is no workdir"),
+    ],
+)
+def test_wrong_settings_are_named(changes, message, tmp_path):
+    config = tiny.config()
+    config.unlock().update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        build.build_run(config, tmp_path)
+
+
+def test_a_missing_data_set_is_explained_in_three_lines(tmp_path):
+    config = tiny.config().unlock()
+    config.data.update(name="tfds", data_dir=str(tmp_path))
+    with pytest.raises(ValueError) as error:
+        build.build_batches(config)
+    assert len(str(error.value).splitlines()) == 3
+    assert "imagenet2012" in str(error.value) and "--config.data.name=folder" in str(error.value)
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+@pytest.mark.parametrize("argument", ["", "groups=8", "finetune"])
+def test_published_configs_trace_at_full_size(variant, argument):
+    config = PUBLISHED[variant].get_config(argument).copy_and_resolve_references().unlock()
+    config.objective.lpips_weight = 0.0
+    mesh = build.build_mesh(config)
+    objective = build.build_objective(config)
+    optimizers = build.build_optimizers(config, objective.players)
+    state, _ = build.initial_state(config, objective, optimizers, mesh)
+    step = build.build_train_step(config, objective, optimizers, state, mesh)
+    images = jax.ShapeDtypeStruct((config.batch_size, 256, 256, 3), "float32")
+    with jax.set_mesh(mesh):
+        after, metrics = jax.eval_shape(step, state, {}, {"images": images})
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert metrics["usage"].shape == (config.model.quantizer.num_groups,)
+
+
+def test_the_number_of_groups_can_be_overridden_alone():
+    config = mgvq_f16.get_config().copy_and_resolve_references()
+    config.model.quantizer.num_groups = 8
+    objective = build.build_objective(config)
+    shapes = jax.eval_shape(
+        objective.tokenizer.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+    )
+    assert shapes["params"]["quantizer"]["codebook"].shape == (8, 8192, 4)
+
+
+@pytest.mark.parametrize("config", [mgvq_demo, *PUBLISHED.values()])
+def test_config_arguments_are_checked(config):
+    assert config.get_config("debug").num_steps <= 8
+    with pytest.raises(ValueError, match="unknown config argument 'groupz'; known: "):
+        config.get_config("groupz=4")
+
+
+def test_arguments_are_parsed_by_the_type_of_their_default():
+    parsed = _common.parse_argument("groups=8,debug", groups=4, debug=False, rest="x")
+    assert parsed == {"groups": 8, "debug": True, "rest": "x"}

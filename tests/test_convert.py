@@ -1,0 +1,87 @@
+"""The convert command: official files in and out, exact and strict."""
+
+import jax
+import numpy as np
+import pytest
+
+import vqlab
+from tests import tiny
+from vqlab import convert
+from vqlab.export import package, torch_weights
+
+CONFIG = """
+from tests import tiny
+import ml_collections
+
+def get_config(argument=""):
+    return ml_collections.ConfigDict({"model": tiny.tokenizer_node()})
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An exported folder of random weights."""
+    module = tiny.tokenizer()
+    variables = dict(jax.jit(module.init)(jax.random.key(0), tiny.images(1)))
+    params = variables.pop("params")
+    path = tmp_path_factory.mktemp("exported")
+    return package.save_package(path, tiny.tokenizer_node(), *jax.device_get((params, variables)))
+
+
+def test_to_official_and_back_gives_the_same_tokenizer(exported, tmp_path, capsys):
+    config, official = tmp_path / "config.py", tmp_path / "official.safetensors"
+    config.write_text(CONFIG)
+    convert.main(["to-official", str(exported), str(official)])
+    convert.main(["from-official", str(official), str(tmp_path / "back"), f"--config={config}"])
+    assert capsys.readouterr().out.splitlines() == [str(official), str(tmp_path / "back")]
+    before, after = (package.load_package(path) for path in (exported, tmp_path / "back"))
+    jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
+    images = tiny.images(2)
+    indices = vqlab.load(exported).encode(images)
+    np.testing.assert_array_equal(vqlab.load(tmp_path / "back").encode(images), indices)
+
+
+def test_export_copies_a_folder_with_a_model_card(exported, tmp_path):
+    convert.main(["export", str(exported), str(tmp_path / "copy")])
+    card = (tmp_path / "copy" / "README.md").read_text()
+    assert "| groups x codewords per group | 2 x 16 |" in card
+    # 2 groups of 4 bits for 64 pixels.
+    assert "| bits per pixel | 0.1250 |" in card
+
+
+def test_pytorch_files_are_read(exported, tmp_path):
+    torch = pytest.importorskip("torch")
+    _, params, variables = package.load_package(exported)
+    state = torch_weights.to_torch_state(params, variables)
+    tensors = {f"module.{name}": torch.from_numpy(np.array(a)) for name, a in state.items()}
+    torch.save({"model": tensors, "steps": 3}, tmp_path / "official.pt")
+    read = torch_weights.read_state_dict(tmp_path / "official.pt")
+    assert read.keys() == state.keys()
+    jax.tree.map(np.testing.assert_array_equal, read, state)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["export", "/nowhere", "OUT"], "/nowhere is no workdir"),
+        (["from-official", "/nowhere.pt", "OUT", "--config=CONFIG"], "/nowhere.pt: no such"),
+        (["from-official", "/nowhere.pt", "OUT", "--config=/none.py"], "no config file /none.py"),
+        (["from-official", "SHORT", "OUT", "--config=CONFIG"], "missing: decoder."),
+        (["to-official", "EXPORTED", "OUT.h5"], "OUT.h5: cannot write this kind of file"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(exported, tmp_path, command, message, capsys):
+    (tmp_path / "config.py").write_text(CONFIG)
+    torch_weights.write_state_dict(tmp_path / "short.npz", {"quant_conv.bias": np.zeros(8)})
+    names = {
+        "OUT": str(tmp_path / "OUT"),
+        "CONFIG": str(tmp_path / "config.py"),
+        "SHORT": str(tmp_path / "short.npz"),
+        "EXPORTED": str(exported),
+    }
+    for name, value in names.items():
+        command = [word.replace(name, value) for word in command]
+    with pytest.raises(SystemExit) as exit_:
+        convert.main(command)
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and message in error and len(error.splitlines()) == 1

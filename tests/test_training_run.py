@@ -1,0 +1,212 @@
+"""A run from its config to its exported tokenizer, resumed to the last bit."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import vqlab
+from tests import tiny
+from vqlab import build, main
+from vqlab.training.loop import Intervals, train
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run_until(config, workdir, num_steps):
+    """Trains a workdir up to a step, from wherever it stands; returns the run's parts."""
+    training = build.build_run(config, workdir)
+    with jax.set_mesh(training.mesh):
+        state, _ = train(training.run, num_steps, Intervals(**config.intervals))
+    return training, state
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of four steps on a 2x4 mesh: (workdir, state on the host)."""
+    workdir = tmp_path_factory.mktemp("straight")
+    config = tiny.config()
+    training, state = run_until(config, workdir, 4)
+    with jax.set_mesh(training.mesh):
+        main.finish(config, workdir, training, state)
+    return workdir, jax.device_get(state)
+
+
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(finished, tmp_path):
+    _, straight = finished
+    config = tiny.config()
+    first, _ = run_until(config, tmp_path, 2)
+    first.run.batches.close()
+    first.run.checkpointer.close()
+    second, resumed = run_until(config, tmp_path, 4)
+    assert second.run.checkpointer.steps() == [2, 4]
+    jax.tree_util.tree_map_with_path(
+        lambda path, a, b: np.testing.assert_array_equal(a, b, jax.tree_util.keystr(path)),
+        straight,
+        jax.device_get(resumed),
+    )
+
+
+def test_state_holds_both_optimizers_the_average_and_the_statistics(finished):
+    _, state = finished
+    assert set(state.opt_state) == set(state.params) == {"tokenizer", "discriminator"}
+    assert set(state.ema) == {"tokenizer"}
+    assert set(state.variables["tokenizer"]) == {"batch_stats", "codebook_stats"}
+    assert (state.variables["tokenizer"]["codebook_stats"]["quantizer"]["usage_ema"] > 0).any()
+
+
+def test_the_workdir_explains_itself(finished):
+    workdir, _ = finished
+    assert build.load_config(workdir).to_json() == tiny.config().to_json()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if "train/loss/tokenizer" in line]
+    assert [line["step"] for line in trained] == [1, 2, 3, 4]
+    for name in ("usage_g1", "perplexity_g0", "dead_g0", "grad_norm/discriminator", "l2", "vq"):
+        assert f"train/{name}" in trained[0]
+    saved = json.loads((workdir / "evaluation.json").read_text())
+    assert saved["step"] == 4
+    psnr = saved["results"]["reconstruction/psnr"]
+    assert psnr["value"] > 0 and "mean MSE" in psnr["protocol"]
+    page = (workdir / "report.html").read_text()
+    assert page.count("data:image/png") >= 2 * 3 + 2 and "usage" in page
+
+
+def test_workdir_and_export_give_the_same_tokenizer(finished):
+    workdir, state = finished
+    images = tiny.images(3)[:, :16]
+    by_workdir, by_export = vqlab.load(workdir), vqlab.load(workdir / "export")
+    indices = by_workdir.encode(images)
+    assert indices.shape == (3, 2, 4, 2) and indices.dtype == np.int32
+    np.testing.assert_array_equal(by_export.encode(images), indices)
+    np.testing.assert_array_equal(by_export.decode(indices), by_workdir.decode(indices))
+    jax.tree.map(np.testing.assert_array_equal, by_export.params, state.ema["tokenizer"])
+
+
+def test_decoding_one_group_ignores_the_others(finished):
+    tokenizer = vqlab.load(finished[0])
+    indices = tokenizer.encode(tiny.images(2))
+    other = indices.copy()
+    other[..., 1] = (other[..., 1] + 1) % tokenizer.codebook_size
+    one = tokenizer.decode(indices, num_groups=1)
+    np.testing.assert_array_equal(tokenizer.decode(other, num_groups=1), one)
+    assert not np.array_equal(tokenizer.decode(other), tokenizer.decode(indices))
+    assert one.min() >= -1 and one.max() <= 1
+
+
+def test_uint8_images_are_encoded_as_floats(finished):
+    tokenizer = vqlab.load(finished[0])
+    images_u8 = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    as_float = images_u8.astype(np.float32) / 127.5 - 1
+    np.testing.assert_array_equal(tokenizer.encode(images_u8), tokenizer.encode(as_float))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.encode(np.zeros((1, 30, 32, 3))), "images of 30x32: .* multiples of 8"),
+        (lambda t: t.encode(np.zeros((32, 32, 3))), r"images \(32, 32, 3\) must be"),
+        (lambda t: t.encode(np.full((1, 32, 32, 3), 255.0)), r"images lie in \[255, 255\]"),
+        (lambda t: t.encode(np.full((1, 32, 32, 3), np.nan)), r"images lie in \[nan, nan\]"),
+        (lambda t: t.decode(np.full((1, 4, 4, 2), 16)), r"indices lie in \[16, 16\]; .* \[0, 15\]"),
+        (lambda t: t.decode(np.full((1, 4, 4, 2), -1)), r"indices lie in \[-1, -1\]"),
+        (lambda t: t.decode(np.zeros((1, 4, 4, 3), int)), r"indices \(1, 4, 4, 3\) must be"),
+        (lambda t: t.decode(np.zeros((1, 4, 4, 2))), "indices must be integers, not float"),
+        (lambda t: t.decode(np.zeros((1, 4, 4, 2), int), num_groups=3), "3"),
+    ],
+)
+def test_wrong_arrays_are_named_before_anything_compiles(finished, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(vqlab.load(finished[0]))
+
+
+BLOCKED = ("optax", "orbax", "grain", "tensorflow_datasets", "clu", "skimage", "sklearn")
+
+
+def test_an_export_loads_without_data_and_optimizer_libraries(finished):
+    script = f"""
+import sys
+for name in {BLOCKED}:
+    sys.modules[name] = None
+import numpy as np, vqlab
+tokenizer = vqlab.load({str(finished[0] / "export")!r})
+indices = tokenizer.encode(np.zeros((1, 32, 32, 3), np.float32))
+print(tokenizer.decode(indices, num_groups=1).shape)
+"""
+    done = run_python("-c", script)
+    assert done.stdout.strip() == "(1, 32, 32, 3)", done.stderr
+
+
+def run_python(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def test_a_new_run_starts_from_given_weights(finished, tmp_path):
+    workdir, state = finished
+    training = build.build_run(tiny.config(init_from=str(workdir)), tmp_path)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        training.run.state.params["tokenizer"],
+        state.ema["tokenizer"],
+    )
+    assert int(training.run.state.step) == 0
+
+
+def test_broken_exports_are_named(finished, tmp_path):
+    from vqlab.export.package import load_package, save_package
+
+    node, params, variables = load_package(finished[0] / "export")
+    path = save_package(tmp_path / "a", node, params, variables)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is truncated or no exported tokenizer"):
+        vqlab.load(path)
+    missing = {k: v for k, v in params.items() if k != "quant_conv"}
+    path = save_package(tmp_path / "b", node, missing, variables)
+    with pytest.raises(ValueError, match="missing: params/quant_conv/bias"):
+        vqlab.load(path)
+    with pytest.raises(ValueError, match="is no workdir"):
+        vqlab.load(tmp_path / "nothing")
+
+
+def test_evaluate_prints_numbers_beside_their_protocol(finished):
+    done = run_python("-m", "vqlab.evaluate", f"--workdir={finished[0]}", "--step=latest")
+    assert done.returncode == 0, done.stderr
+    line = next(row for row in done.stdout.splitlines() if row.startswith("reconstruction/psnr "))
+    assert "of the mean MSE over all images" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["vqlab.main", "--config=configs/mgvq_demo.py:debug", "--workdir=/proc/x"],
+            "cannot be written",
+        ),
+        (
+            ["vqlab.main", "--config=configs/mgvq_f16.py", "--config.objective.lpips_weight=0.0"],
+            "--config.data.name=folder",
+        ),
+        (
+            [
+                "vqlab.main",
+                "--config=configs/mgvq_f16.py:debug",
+                "--config.model.quantizer.num_groups=5",
+            ],
+            "32 latent channels do not split into 5 groups",
+        ),
+        (["vqlab.evaluate"], "is no workdir"),
+    ],
+)
+def test_commands_end_with_one_line_and_exit_code_2(arguments, message, tmp_path):
+    module, *rest = arguments
+    done = run_python("-m", module, f"--workdir={tmp_path / 'run'}", *rest)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr

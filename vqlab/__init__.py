@@ -1,0 +1,15 @@
+"""vqlab: trains, measures and hands on visual tokenizers.
+
+`vqlab.load(path)` gives a trained tokenizer; everything else is a command, see the README.
+"""
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    # Imported on use: `import vqlab` starts no accelerator and costs nothing.
+    if name in ("load", "LoadedTokenizer"):
+        from vqlab import inference
+
+        return getattr(inference, name)
+    raise AttributeError(f"module 'vqlab' has no attribute {name!r}")

@@ -1,0 +1,353 @@
+"""From a config to a run: the one place where all parts meet, and where every setting is checked.
+
+Nothing here compiles or trains. Each function takes the config and gives one part; `build_run` puts
+them together. A ValueError from here is a wrong setting, in one line.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vqlab import data, models
+from vqlab.evaluation.evaluators import ReconstructionEvaluator
+from vqlab.export import package
+from vqlab.export.lpips_weights import read_lpips
+from vqlab.training import sharding
+from vqlab.training.checkpoint import Checkpointer, require_writable
+from vqlab.training.loop import Run
+from vqlab.training.objectives import TOKENIZER, TokenizerObjective
+from vqlab.training.optim import build_optimizer
+from vqlab.training.step import TrainState, init_state, make_train_step
+from vqlab.training.telemetry import MetricWriter
+
+CONFIG_FILE = "config.json"
+EVALUATORS = {"reconstruction": ReconstructionEvaluator}
+
+
+def save_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the resolved config, so that a workdir explains itself."""
+    text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
+    (workdir / CONFIG_FILE).write_text(text)
+
+
+def load_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+    """The resolved config of a workdir.
+
+    Raises:
+      ValueError: when there is none, or it is cut short.
+    """
+    path = pathlib.Path(workdir) / CONFIG_FILE
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except OSError as error:
+        raise ValueError(f"{workdir} is no workdir: {path} {error.strerror.lower()}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from error
+
+
+def _arguments(node: ml_collections.ConfigDict, *drop: str) -> dict:
+    return {name: value for name, value in node.items() if name not in drop}
+
+
+def load_tokenizer(path: str | pathlib.Path, step: int | str = "latest"):
+    """(model node, params, variables) of an exported folder or of a run's checkpoint.
+
+    Of a run it takes the averaged weights where it has them.
+
+    Raises:
+      ValueError: no tokenizer there, no such checkpoint, or one that is truncated.
+    """
+    if package.is_package(path):
+        return package.load_package(path)
+    config = load_config(path)
+    checkpointer = build_checkpointer(config, pathlib.Path(path))
+    try:
+        weights = checkpointer.restore_weights(("params", "variables", "ema"), step)
+    finally:
+        checkpointer.close()
+    params = weights["ema"].get(TOKENIZER, weights["params"][TOKENIZER])
+    return config.model.to_dict(), params, weights["variables"][TOKENIZER]
+
+
+def build_mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh of the config; checks that batches divide over it."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    parts = mesh.size * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide over {mesh.size} devices "
+            f"x accumulate={config.accumulate}"
+        )
+    return mesh
+
+
+def build_objective(config: ml_collections.ConfigDict) -> TokenizerObjective:
+    """The model and what it is trained for."""
+    tokenizer = models.build(config.model)
+    if config.image_size % tokenizer.stride:
+        raise ValueError(
+            f"image_size={config.image_size} is no multiple of the model's stride "
+            f"{tokenizer.stride}"
+        )
+    discriminator = None
+    if config.objective.adversarial_weight:
+        discriminator = models.build(config.discriminator)
+    return TokenizerObjective(
+        tokenizer=tokenizer,
+        discriminator=discriminator,
+        **_arguments(config.objective, "lpips_weights"),
+    )
+
+
+def build_frozen(config: ml_collections.ConfigDict) -> dict:
+    """Networks that are never trained: LPIPS, where its weights are given.
+
+    Raises:
+      ValueError: when LPIPS has a weight in the loss and no file.
+    """
+    if config.objective.lpips_weights:
+        return {"lpips": read_lpips(config.objective.lpips_weights)}
+    if config.objective.lpips_weight:
+        raise ValueError(
+            f"objective.lpips_weight={config.objective.lpips_weight} needs the weights of VGG-16 "
+            "and of LPIPS: set --config.objective.lpips_weights=vgg16.pth,vgg.pth "
+            "(torchvision's vgg16 and the lpips package's vgg.pth), or set the weight to 0"
+        )
+    return {}
+
+
+def build_optimizers(config: ml_collections.ConfigDict, players: tuple[str, ...]) -> dict:
+    """One optimizer for each player."""
+    return {
+        player: build_optimizer(num_steps=config.num_steps, **_arguments(config.optimizer[player]))
+        for player in players
+    }
+
+
+# What each source needs of config.data beside the split.
+_SOURCE_ARGUMENTS = {"photos": (), "folder": ("path",), "tfds": ("dataset", "data_dir")}
+
+
+def build_source(node: ml_collections.ConfigDict, split: str) -> data.Source:
+    """The images of a split; `node` is config.data."""
+    chosen = {name: node[name] for name in _SOURCE_ARGUMENTS.get(node.name, ())}
+    return data.build_source(node.name, split=split, **chosen)
+
+
+def build_batches(config: ml_collections.ConfigDict) -> data.TrainBatches:
+    """This process's part of the endless training batches."""
+    return data.train_batches(
+        build_source(config.data, config.data.train_split),
+        data.TrainTransform(config.image_size, **_arguments(config.augment)),
+        config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **_arguments(config.loader),
+    )
+
+
+def build_evaluator(
+    config: ml_collections.ConfigDict,
+    name: str,
+    tokenizer,
+    *,
+    to_device: Callable = lambda batch: batch,
+    num_devices: int = 1,
+) -> ReconstructionEvaluator:
+    """The evaluator `config.evals.<name>`; `to_device` spreads its batches over `num_devices`."""
+    node = config.evals[name]
+    if node.name not in EVALUATORS:
+        raise ValueError(f"unknown evaluator {node.name!r}; known: {', '.join(EVALUATORS)}")
+    if node.image_size % tokenizer.stride:
+        raise ValueError(
+            f"evals.{name}.image_size={node.image_size} is no multiple of the model's stride "
+            f"{tokenizer.stride}"
+        )
+    if node.batch_size % num_devices:
+        raise ValueError(
+            f"evals.{name}.batch_size={node.batch_size} does not divide over {num_devices} devices"
+        )
+    source = build_source(config.data, config.data.validation_split)
+    if node.tiles:
+        source = data.TileSource(source, node.image_size)
+    batches = data.eval_batches(
+        source,
+        data.CenterCrop(node.image_size),
+        node.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        limit=node.limit or None,
+        **_arguments(config.loader),
+    )
+
+    def make_batches():
+        return (to_device({key: batch[key] for key in ("images", "mask")}) for batch in batches)
+
+    return EVALUATORS[node.name](
+        tokenizer,
+        make_batches,
+        num_images_kept=node.num_images_kept,
+        lpips=bool(config.objective.lpips_weights),
+    )
+
+
+def evaluated_weights(state: TrainState) -> tuple[dict, dict]:
+    """(params, variables) of the tokenizer to evaluate and export: the averaged ones if any."""
+    params = state.ema.get(TOKENIZER, state.params[TOKENIZER])
+    return params, state.variables[TOKENIZER]
+
+
+def initial_state(config: ml_collections.ConfigDict, objective, optimizers, mesh: Mesh):
+    """(abstract state with shardings, function that makes the state before the first step)."""
+    side = config.image_size
+    batch = {"images": jnp.zeros((1, side, side, 3))}
+    averaged = (TOKENIZER,) if config.ema_decay else ()
+    init = functools.partial(
+        init_state, objective, optimizers, batch, seed=config.seed, averaged=averaged
+    )
+    abstract = jax.eval_shape(init)
+    places = sharding.tree_sharding(abstract, mesh, config.sharding)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        places,
+    )
+    # Runs once: on a CPU the compiler's effort costs ten times what it saves.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return abstract, jax.jit(
+        init, out_shardings=places, compiler_options=options if on_cpu else None
+    )
+
+
+def build_train_step(config: ml_collections.ConfigDict, objective, optimizers, abstract, mesh):
+    """The jitted step, which takes and gives the state in the places of `abstract`."""
+    step = make_train_step(
+        objective,
+        optimizers,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+    )
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        step,
+        in_shardings=(places, sharding.replicated(mesh), sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def build_checkpointer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkpointer:
+    """The checkpoints of a workdir."""
+    return Checkpointer(workdir, **_arguments(config.checkpoint))
+
+
+def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> TrainingRun:
+    """Everything that a training run needs, resumed from the workdir's newest checkpoint if any.
+
+    Raises:
+      ValueError: for any setting that cannot work, before anything compiles.
+    """
+    workdir = require_writable(workdir)
+    mesh = build_mesh(config)
+    objective = build_objective(config)
+    optimizers = build_optimizers(config, objective.players)
+    frozen = jax.device_put(build_frozen(config), sharding.replicated(mesh))
+    batches = build_batches(config)
+
+    def to_device(batch):
+        return sharding.global_batch(batch, mesh)
+
+    evaluators = {
+        name: build_evaluator(
+            config, name, objective.tokenizer, to_device=to_device, num_devices=mesh.size
+        )
+        for name in config.evals
+    }
+    checkpointer = build_checkpointer(config, workdir)
+    abstract, make_state = initial_state(config, objective, optimizers, mesh)
+    if checkpointer.steps():
+        state, position = checkpointer.restore(abstract)
+        batches.set_state(position)
+    else:
+        state = _with_weights(make_state(), config)
+    save_config(config, workdir)
+    run = Run(
+        state=state,
+        train_step=build_train_step(config, objective, optimizers, abstract, mesh),
+        frozen=frozen,
+        batches=batches,
+        to_device=lambda batch: to_device({"images": batch["images"]}),
+        evaluate=functools.partial(run_evaluators, evaluators, frozen) if evaluators else None,
+        checkpointer=checkpointer,
+        writer=MetricWriter(workdir, step=int(state.step)),
+        batch_size=config.batch_size,
+    )
+    return TrainingRun(run, mesh, objective, evaluators)
+
+
+def to_host(tree):
+    """NumPy arrays of a tree whose leaves may be spread over devices and hosts."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+class TrainingRun(NamedTuple):
+    """A run and what is looked at after it."""
+
+    run: Run
+    mesh: Mesh
+    objective: TokenizerObjective
+    evaluators: dict[str, ReconstructionEvaluator]
+
+
+def _with_weights(state: TrainState, config: ml_collections.ConfigDict) -> TrainState:
+    """The fresh state, with the tokenizer of `config.init_from` if that is set."""
+    if not config.init_from:
+        return state
+    node, params, variables = load_tokenizer(config.init_from)
+    for name, given, own in (
+        ("params", params, state.params[TOKENIZER]),
+        ("variables", variables, state.variables[TOKENIZER]),
+    ):
+        shapes = [jax.tree.map(jnp.shape, dict(tree)) for tree in (given, own)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"init_from={config.init_from}: its {name} are of another model than config.model"
+            )
+    placed = [
+        jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), given, own)
+        for given, own in (
+            (params, state.params[TOKENIZER]),
+            (variables, state.variables[TOKENIZER]),
+        )
+    ]
+    ema = {TOKENIZER: jax.tree.map(jnp.copy, placed[0])} if state.ema else {}
+    return state.replace(
+        params=state.params | {TOKENIZER: placed[0]},
+        variables=state.variables | {TOKENIZER: placed[1]},
+        ema=ema,
+    )
+
+
+def run_evaluators(evaluators: dict, frozen: dict, state: TrainState) -> dict[str, float]:
+    """The metrics of all evaluators, as `EVALUATOR/METRIC`."""
+    params, variables = evaluated_weights(state)
+    return {
+        f"{name}/{metric}": value
+        for name, evaluator in evaluators.items()
+        for metric, value in evaluator.run(params, variables, frozen).items()
+    }

@@ -1,0 +1,65 @@
+"""Measures a trained tokenizer: python -m vqlab.evaluate --workdir=DIR
+
+Prints each number with the protocol it was taken by, and saves evaluation.json, report.html and
+a picture in the workdir. The workdir is that of a training run; `--source` takes an exported or
+converted folder instead, with `--config` for the data to measure on.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from vqlab import build, cli, results
+from vqlab.evaluation.report import format_table
+from vqlab.inference import load
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder.", required=True)
+_STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best or a number.")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Measure this exported folder instead of the workdir's checkpoint."
+)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Take data and evaluators from here instead of the workdir's config."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Loads, evaluates, prints and writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    cli.start_logging()
+    with cli.exit_on_error():
+        workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
+        config = _CONFIG.value or build.load_config(workdir)
+        build.require_writable(workdir)
+        tokenizer = load(_SOURCE.value or workdir, _STEP.value)
+        config.unlock()
+        config.model = tokenizer.node
+        frozen = build.build_frozen(config)
+        evaluators = {
+            name: build.build_evaluator(config, name, tokenizer.module) for name in config.evals
+        }
+        values = {
+            f"{name}/{metric}": value
+            for name, evaluator in evaluators.items()
+            for metric, value in evaluator.run(
+                tokenizer.params, tokenizer.variables, frozen
+            ).items()
+        }
+    print(format_table(values, results.protocols(evaluators)))
+    page = results.write_results(
+        workdir,
+        config,
+        evaluators,
+        values,
+        step=_STEP.value,
+        parameters=results.count_parameters(tokenizer.params),
+    )
+    print(f"report  {page}")
+
+
+if __name__ == "__main__":
+    app.run(main)

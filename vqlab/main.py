@@ -1,0 +1,102 @@
+"""Trains: python -m vqlab.main --config=configs/mgvq_f16.py --workdir=DIR
+
+Any setting of the config can be changed on the command line, as in
+`--config.model.quantizer.num_groups=8`. The same command, given again, goes on where the run
+stopped. At the end the workdir holds report.html, the checkpoints and export/.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import sys
+
+import jax
+from absl import app, flags
+from clu import parameter_overview
+from ml_collections import config_flags
+
+from vqlab import build, cli, results
+from vqlab.export import package
+from vqlab.training.loop import Intervals, NonFiniteError, train
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Config file, such as configs/mgvq_f16.py:groups=8."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the report go.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+log = logging.getLogger("vqlab")
+
+# A run that was stopped by a signal and is saved: give the same command again.
+EXIT_STOPPED = 75  # EX_TEMPFAIL, which schedulers can be told to requeue on
+
+
+def main(argv: list[str]) -> None:
+    """Builds the run, trains it, and writes what it made."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    cli.start_logging()
+    config = _CONFIG.value
+    with cli.exit_on_error():
+        training = build.build_run(config, _WORKDIR.value)
+    workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
+    log.info("%s", describe(training))
+    intervals = Intervals(**config.intervals)
+    with jax.set_mesh(training.mesh):
+        try:
+            state, is_complete = train(training.run, config.num_steps, intervals)
+        except NonFiniteError as error:
+            steps = training.run.checkpointer.steps()
+            sys.exit(f"error: {error}; last good checkpoint: {steps[-1] if steps else 'none'}")
+        if not is_complete:
+            sys.exit(EXIT_STOPPED)
+        finish(config, workdir, training, state)
+
+
+def describe(training: build.TrainingRun) -> str:
+    """The parameters, the devices and where the run stands."""
+    table = parameter_overview.get_parameter_overview(
+        {name: {k: v for k, v in tree.items()} for name, tree in training.run.state.params.items()},
+        include_stats=False,
+    )
+    total = table.strip().splitlines()[-1]
+    shape = dict(training.mesh.shape)
+    return (
+        f"{total} parameters ({', '.join(training.objective.players)}); mesh {shape} of "
+        f"{jax.devices()[0].device_kind}; step {int(training.run.state.step)}"
+    )
+
+
+def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) -> None:
+    """Evaluates if that is still to do, writes report and export, and says where they are."""
+    run = training.run
+    if run.evaluation is None and run.evaluate is not None:
+        run.evaluation = run.evaluate(state)
+    params, variables = build.evaluated_weights(state)
+    page = results.write_results(
+        workdir,
+        config,
+        training.evaluators,
+        run.evaluation or {},
+        step=int(state.step),
+        parameters=results.count_parameters(params),
+    )
+    params, variables = build.to_host((params, variables))
+    if jax.process_index() == 0:
+        package.save_package(
+            workdir / "export",
+            config.model.to_dict(),
+            params,
+            variables,
+            facts={"steps": int(state.step), "training images": config.data.name},
+        )
+        log.info("report      %s", page)
+        log.info("checkpoint  %s", run.checkpointer.directory / str(int(state.step)))
+        log.info("export      %s", workdir / "export")
+    run.writer.close()
+    run.checkpointer.close()
+
+
+if __name__ == "__main__":
+    app.run(main)
