@@ -191,7 +191,7 @@ def test_evaluate_prints_numbers_beside_their_protocol(finished):
             "cannot be written",
         ),
         (
-            ["vqlab.main", "--config=configs/mgvq_f16.py", "--config.objective.lpips_weight=0.0"],
+            ["vqlab.main", "--config=configs/mgvq_f16.py"],
             "--config.data.name=folder",
         ),
         (

@@ -264,8 +264,8 @@ def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) ->
     mesh = build_mesh(config)
     objective = build_objective(config)
     optimizers = build_optimizers(config, objective.players)
-    frozen = jax.device_put(build_frozen(config), sharding.replicated(mesh))
     batches = build_batches(config)
+    frozen = jax.device_put(build_frozen(config), sharding.replicated(mesh))
 
     def to_device(batch):
         return sharding.global_batch(batch, mesh)

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     with cli.exit_on_error():
         training = build.build_run(config, _WORKDIR.value)
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
-    log.info("%s", describe(training))
+    log.info("%s", describe(training, workdir))
     intervals = Intervals(**config.intervals)
     with jax.set_mesh(training.mesh):
         try:
@@ -54,18 +54,18 @@ def main(argv: list[str]) -> None:
         finish(config, workdir, training, state)
 
 
-def describe(training: build.TrainingRun) -> str:
-    """The parameters, the devices and where the run stands."""
-    table = parameter_overview.get_parameter_overview(
-        {name: {k: v for k, v in tree.items()} for name, tree in training.run.state.params.items()},
-        include_stats=False,
+def describe(training: build.TrainingRun, workdir: pathlib.Path) -> str:
+    """One line on parameters, devices and where the run stands; parameters.txt has them all."""
+    params = training.run.state.params
+    if jax.process_index() == 0:
+        table = parameter_overview.get_parameter_overview(params, include_stats="sharding")
+        (workdir / "parameters.txt").write_text(table + "\n")
+    counts = ", ".join(
+        f"{name} {results.count_parameters(tree):,}" for name, tree in params.items()
     )
-    total = table.strip().splitlines()[-1]
-    shape = dict(training.mesh.shape)
-    return (
-        f"{total} parameters ({', '.join(training.objective.players)}); mesh {shape} of "
-        f"{jax.devices()[0].device_kind}; step {int(training.run.state.step)}"
-    )
+    mesh = " x ".join(f"{axis}={size}" for axis, size in training.mesh.shape.items())
+    device = training.mesh.devices.flat[0].device_kind
+    return f"parameters: {counts}; mesh {mesh} of {device}; step {int(training.run.state.step)}"
 
 
 def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) -> None:

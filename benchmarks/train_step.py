@@ -1,0 +1,111 @@
+"""The full train step of a published config: images per second, compiled FLOPs and bytes, memory.
+
+    python -m benchmarks.train_step --config=configs/mgvq_f16.py [--batch-size 1 --dtype float32]
+
+Everything of the step counts: tokenizer, quantizer with reseeding, LPIPS, both players' gradients
+and AdamW. Weights are random, LPIPS's too, which changes no cost. Images are random; loading them
+is not measured. FLOPs and bytes are XLA's for the compiled program (a loop's body counts once).
+"""
+
+import argparse
+import json
+import resource
+import runpy
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.quantizer import cpu_model
+from vqlab import build
+from vqlab.models.pretrained import lpips
+from vqlab.training import sharding
+
+
+def random_lpips() -> dict:
+    """A VGG-16 and LPIPS heads of the right shapes."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape, scale=0.02), jnp.float32),
+        lpips.param_shapes(),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def load_config(args):
+    """The config with the benchmark's batch size and dtype, ready for one device."""
+    path, _, argument = args.config.partition(":")
+    config = runpy.run_path(path)["get_config"](argument).unlock()
+    config.batch_size = args.batch_size
+    config.mesh.update(data=1, fsdp=1)
+    config.objective.adversarial_start = 0
+    for node in (config.model.encoder, config.model.decoder, config.discriminator):
+        node.dtype = args.dtype
+    return config
+
+
+def measure(args) -> dict:
+    """Compiles the step, runs it, and returns the numbers by name."""
+    config = load_config(args)
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    objective = build.build_objective(config)
+    optimizers = build.build_optimizers(config, objective.players)
+    abstract, make_state = build.initial_state(config, objective, optimizers, mesh)
+    step = build.build_train_step(config, objective, optimizers, abstract, mesh)
+    side = config.image_size
+    images = np.random.default_rng(1).uniform(-1, 1, (args.batch_size, side, side, 3))
+    batch = sharding.global_batch({"images": images.astype(np.float32)}, mesh)
+    frozen = {"lpips": random_lpips()} if config.objective.lpips_weight else {}
+    with jax.set_mesh(mesh):
+        state = make_state()
+        start = time.perf_counter()
+        compiled = step.lower(state, frozen, batch).compile()
+        compile_seconds = time.perf_counter() - start
+        seconds = []
+        for _ in range(args.repeats + 1):
+            start = time.perf_counter()
+            state, metrics = compiled(state, frozen, batch)
+            jax.block_until_ready((state, metrics))
+            seconds.append(time.perf_counter() - start)
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    median = statistics.median(seconds[1:])  # the first step also warms up
+    return {
+        "config": args.config,
+        "device": jax.devices()[0].device_kind,
+        "cpu": cpu_model(),
+        "batch_size": args.batch_size,
+        "dtype": args.dtype,
+        "seconds_per_step": median,
+        "images_per_second": args.batch_size / median,
+        "compile_seconds": compile_seconds,
+        "gflops_per_step": cost["flops"] / 1e9,
+        "gigabytes_accessed_per_step": cost["bytes accessed"] / 1e9,
+        "argument_gigabytes": memory.argument_size_in_bytes / 1e9,
+        "temporary_gigabytes": memory.temp_size_in_bytes / 1e9,
+        "peak_resident_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+
+
+def main() -> None:
+    """Prints one number a line, or all of them as one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/mgvq_f16.py", help="FILE.py[:argument]")
+    parser.add_argument("--batch-size", type=int, default=1, help="images a step")
+    parser.add_argument("--dtype", default="float32", help="activations: float32 or bfloat16")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps; the median counts")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    args = parser.parse_args()
+    result = measure(args)
+    for name, value in result.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{name:28} {shown}")
+    if args.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
