@@ -1,6 +1,6 @@
 """A small MGVQ on eight embedded photographs: minutes on two cores (`make demo`).
 
-Reproduces nothing: it shows that training works. 64-pixel crops, stride 8, four groups of 128
+Reproduces nothing: it shows that training works. 64-pixel crops, stride 4, four groups of 32
 codewords; evaluated on every whole 64-pixel tile of two photographs that it never saw.
 
     python -m vqlab.main --config=configs/mgvq_demo.py --workdir=runs/demo
@@ -12,26 +12,24 @@ import ml_collections
 
 from configs import _common, _mgvq
 
-GROUPS = 4
-
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; `argument` may be "debug"."""
     debug = _common.parse_argument(argument, debug=False)["debug"]
     config = _common.training()
-    config.num_steps = 8 if debug else 1_000
-    config.batch_size = 16
+    config.num_steps = 8 if debug else 850
+    config.batch_size = 8
     config.image_size = 64
     config.ema_decay = 0.99
 
-    config.model = _model(width=16 if debug else 32)
+    config.model = _model(width=32)
     config.objective = _mgvq.objective()
     config.objective.lpips_weight = 0.0  # needs a file with VGG-16's weights
     config.objective.adversarial_weight = 0.0  # no discriminator: too few images for one
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.tokenizer = _common.optimizer(
-        2e-3, schedule="cosine", warmup_steps=2 if debug else 100
+        3e-3, schedule="cosine", warmup_steps=2 if debug else 50
     )
 
     config.data = _common.imagenet()
@@ -49,45 +47,40 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.evals.reconstruction.limit = 16 if debug else 0
 
     config.intervals.log = 2 if debug else 20
-    config.intervals.evaluate = 4 if debug else 250
-    config.intervals.checkpoint = 4 if debug else 250
+    config.intervals.evaluate = 4 if debug else 170
+    config.intervals.checkpoint = 4 if debug else 170
     return config.lock()
 
 
 def _model(width: int) -> ml_collections.ConfigDict:
-    widths = (width, width, 2 * width, 4 * width)
-    blocks = {"widths": widths, "block_types": ("res", "res", "res", "evit_glu")}
-    precision = {"dtype": "float32", "remat": False}
+    blocks = {"widths": (width, width, 2 * width), "depths": (0, 1, 1)}
+    blocks |= {"block_types": ("res", "res", "evit_glu"), "dtype": "float32", "remat": False}
     node = {
         "name": "tokenizer",
         "encoder": {
             "name": "conv_encoder",
-            "depths": (0, 1, 1, 1),
             "norm": "rms_norm",
             "act": "silu",
             "latent_channels": 32,
             **blocks,
-            **precision,
         },
         "quantizer": {
             "name": "grouped_quantizer",
-            "num_groups": GROUPS,
-            "codebook_size": 128,
+            "num_groups": 4,
+            "codebook_size": 32,
             "latent_channels": 32,
             "beta": 0.25,
-            "mask_range": (0.2, 0.4),
+            "mask_range": (0.1, 0.3),
             "mask_probs": (),
-            "mask_per_sample": False,
+            "mask_per_sample": True,  # every number of groups in every step: a short run
             "usage_decay": 0.01,
             "reseed": True,
         },
         "decoder": {
             "name": "conv_decoder",
-            "depths": (0, 1, 2, 1),
-            "norms": ("batch_norm", "batch_norm", "batch_norm", "rms_norm"),
-            "acts": ("relu", "relu", "relu", "silu"),
+            "norms": ("batch_norm", "batch_norm", "rms_norm"),
+            "acts": ("relu", "relu", "silu"),
             **blocks,
-            **precision,
         },
     }
     return ml_collections.ConfigDict(node)

@@ -19,7 +19,7 @@ BELOW = {
     "export": {"ops", "nn", "models"},
     "data": set(),
 }
-CONFIG_READERS = {"build.py", "main.py", "evaluate.py", "convert.py", "results.py"}
+CONFIG_READERS = {"build.py", "main.py", "evaluate.py", "results.py", "workdir.py"}
 
 
 def imports(path):

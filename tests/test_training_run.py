@@ -14,6 +14,7 @@ import vqlab
 from tests import tiny
 from vqlab import build, main
 from vqlab.training.loop import Intervals, train
+from vqlab.workdir import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -62,7 +63,7 @@ def test_state_holds_both_optimizers_the_average_and_the_statistics(finished):
 
 def test_the_workdir_explains_itself(finished):
     workdir, _ = finished
-    assert build.load_config(workdir).to_json() == tiny.config().to_json()
+    assert load_config(workdir).to_json() == tiny.config().to_json()
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     trained = [line for line in lines if "train/loss/tokenizer" in line]
     assert [line["step"] for line in trained] == [1, 2, 3, 4]

@@ -7,7 +7,6 @@ them together. A ValueError from here is a wrong setting, in one line.
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,63 +19,21 @@ from jax.sharding import Mesh
 
 from vqlab import data, models
 from vqlab.evaluation.evaluators import ReconstructionEvaluator
-from vqlab.export import package
 from vqlab.export.lpips_weights import read_lpips
 from vqlab.training import sharding
-from vqlab.training.checkpoint import Checkpointer, require_writable
+from vqlab.training.checkpoint import require_writable
 from vqlab.training.loop import Run
 from vqlab.training.objectives import TOKENIZER, TokenizerObjective
 from vqlab.training.optim import build_optimizer
 from vqlab.training.step import TrainState, init_state, make_train_step
 from vqlab.training.telemetry import MetricWriter
+from vqlab.workdir import load_tokenizer, open_checkpoints, save_config
 
-CONFIG_FILE = "config.json"
 EVALUATORS = {"reconstruction": ReconstructionEvaluator}
-
-
-def save_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes the resolved config, so that a workdir explains itself."""
-    text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
-    (workdir / CONFIG_FILE).write_text(text)
-
-
-def load_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
-    """The resolved config of a workdir.
-
-    Raises:
-      ValueError: when there is none, or it is cut short.
-    """
-    path = pathlib.Path(workdir) / CONFIG_FILE
-    try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
-    except OSError as error:
-        raise ValueError(f"{workdir} is no workdir: {path} {error.strerror.lower()}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from error
 
 
 def _arguments(node: ml_collections.ConfigDict, *drop: str) -> dict:
     return {name: value for name, value in node.items() if name not in drop}
-
-
-def load_tokenizer(path: str | pathlib.Path, step: int | str = "latest"):
-    """(model node, params, variables) of an exported folder or of a run's checkpoint.
-
-    Of a run it takes the averaged weights where it has them.
-
-    Raises:
-      ValueError: no tokenizer there, no such checkpoint, or one that is truncated.
-    """
-    if package.is_package(path):
-        return package.load_package(path)
-    config = load_config(path)
-    checkpointer = build_checkpointer(config, pathlib.Path(path))
-    try:
-        weights = checkpointer.restore_weights(("params", "variables", "ema"), step)
-    finally:
-        checkpointer.close()
-    params = weights["ema"].get(TOKENIZER, weights["params"][TOKENIZER])
-    return config.model.to_dict(), params, weights["variables"][TOKENIZER]
 
 
 def build_mesh(config: ml_collections.ConfigDict) -> Mesh:
@@ -249,11 +206,6 @@ def build_train_step(config: ml_collections.ConfigDict, objective, optimizers, a
     )
 
 
-def build_checkpointer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkpointer:
-    """The checkpoints of a workdir."""
-    return Checkpointer(workdir, **_arguments(config.checkpoint))
-
-
 def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> TrainingRun:
     """Everything that a training run needs, resumed from the workdir's newest checkpoint if any.
 
@@ -276,7 +228,7 @@ def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) ->
         )
         for name in config.evals
     }
-    checkpointer = build_checkpointer(config, workdir)
+    checkpointer = open_checkpoints(config, workdir)
     abstract, make_state = initial_state(config, objective, optimizers, mesh)
     if checkpointer.steps():
         state, position = checkpointer.restore(abstract)

@@ -28,7 +28,7 @@ def model_node(config: str) -> dict:
 
 def export(source: str, output: str, step: str) -> str:
     """Writes a run's tokenizer as a folder that needs no training code to load."""
-    from vqlab.build import load_tokenizer
+    from vqlab.workdir import load_tokenizer
 
     facts = {"exported from": source, "step": step}
     return str(package.save_package(output, *load_tokenizer(source, step), facts))
@@ -45,7 +45,7 @@ def from_official(weights: str, output: str, config: str) -> str:
 
 def to_official(source: str, output: str, step: str) -> str:
     """Writes a tokenizer under the official names, in the official layouts."""
-    from vqlab.build import load_tokenizer
+    from vqlab.workdir import load_tokenizer
 
     _, params, variables = load_tokenizer(source, step)
     torch_weights.write_state_dict(output, torch_weights.to_torch_state(params, variables))

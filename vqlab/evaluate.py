@@ -15,6 +15,8 @@ from ml_collections import config_flags
 from vqlab import build, cli, results
 from vqlab.evaluation.report import format_table
 from vqlab.inference import load
+from vqlab.training.checkpoint import require_writable
+from vqlab.workdir import load_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best or a number.")
@@ -33,8 +35,8 @@ def main(argv: list[str]) -> None:
     cli.start_logging()
     with cli.exit_on_error():
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
-        config = _CONFIG.value or build.load_config(workdir)
-        build.require_writable(workdir)
+        config = _CONFIG.value or load_config(workdir)
+        require_writable(workdir)
         tokenizer = load(_SOURCE.value or workdir, _STEP.value)
         config.unlock()
         config.model = tokenizer.node

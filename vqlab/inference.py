@@ -92,6 +92,6 @@ def load(path: str | pathlib.Path, step: int | str = "latest") -> LoadedTokenize
     if package.is_package(path):
         return LoadedTokenizer(*package.load_package(path))
     # Only a workdir needs what training needs.
-    from vqlab.build import load_tokenizer
+    from vqlab.workdir import load_tokenizer
 
     return LoadedTokenizer(*load_tokenizer(path, step))
