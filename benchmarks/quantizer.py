@@ -189,9 +189,7 @@ def _answer(worker: subprocess.Popen, side: str):
 def measure(args) -> dict:
     """Run both sides and return everything the table and the JSON line hold."""
     workers, memory, times = {}, {}, {"torch": [], "vqlab": []}
-    for (
-        side
-    ) in times:  # one after the other: the second starts when the first one's memory is known
+    for side in times:  # one after the other, so that neither disturbs the other's memory
         workers[side], memory[side] = start_worker(side, args)
     for _ in range(args.repeats):
         for side, worker in workers.items():
@@ -205,9 +203,7 @@ def measure(args) -> dict:
     has_memory = None not in memory.values()
     return {
         "speedup": round(seconds["torch"] / seconds["vqlab"], 1),
-        "memory_ratio": round(memory["torch"] / max(memory["vqlab"], 0.1), 1)
-        if has_memory
-        else None,
+        "memory_ratio": round(memory["vqlab"] / memory["torch"], 4) if has_memory else None,
         "torch_seconds": round(seconds["torch"], 4),
         "vqlab_seconds": round(seconds["vqlab"], 4),
         "torch_additional_mb": memory["torch"],
@@ -241,7 +237,12 @@ def print_table(result: dict) -> None:
         peak = result[f"{side}_additional_mb"]
         shown = "not measured" if peak is None else f"{peak:.1f}"
         print(f"{side:8}{result[f'{side}_seconds']:>18.4f}{shown:>20}")
-    print(f"{'ratio':8}{result['speedup']:>18}{result['memory_ratio'] or '-':>20}\n\n{MEMORY_NOTE}")
+    ratio = result["memory_ratio"]
+    print(
+        f"vqlab is {result['speedup']:.0f} times faster"
+        + (f" and takes {100 * ratio:.1f} % of the memory" if ratio is not None else "")
+        + f"\n\n{MEMORY_NOTE}"
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -264,7 +265,7 @@ def parse_arguments() -> argparse.Namespace:
         "--json",
         action="store_true",
         help="end with one JSON line: speedup = torch seconds / vqlab seconds, memory_ratio = "
-        "torch additional peak / vqlab additional peak",
+        "vqlab additional peak / torch additional peak",
     )
     parser.add_argument("--side", choices=("vqlab", "torch"), help=argparse.SUPPRESS)
     parser.add_argument("--cpus", default="", help=argparse.SUPPRESS)

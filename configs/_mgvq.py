@@ -93,7 +93,7 @@ def training(variant: str, argument: str) -> ml_collections.ConfigDict:
         mask_range=() if options["finetune"] else MASK_RANGE,
     )
     config.objective = objective()
-    config.discriminator = _discriminator()
+    config.discriminator = discriminator()
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.tokenizer = _common.optimizer(1e-4)
     config.optimizer.discriminator = _common.optimizer(1e-4)
@@ -125,7 +125,8 @@ def objective() -> ml_collections.ConfigDict:
     return node
 
 
-def _discriminator() -> ml_collections.ConfigDict:
+def discriminator() -> ml_collections.ConfigDict:
+    """LlamaGen's PatchGAN (discriminator_patchgan.py)."""
     node = ml_collections.ConfigDict()
     node.name = "patch_discriminator"
     node.channels = 64

@@ -1,7 +1,7 @@
 """A small MGVQ on eight embedded photographs: minutes on two cores (`make demo`).
 
 Reproduces nothing: it shows that training works. 64-pixel crops, stride 4, four groups of 32
-codewords; evaluated on every whole 64-pixel tile of two photographs that it never saw.
+codewords; evaluated on every whole 192-pixel tile of two photographs that it never saw.
 
     python -m vqlab.main --config=configs/mgvq_demo.py --workdir=runs/demo
 
@@ -26,11 +26,13 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.objective = _mgvq.objective()
     config.objective.lpips_weight = 0.0  # needs a file with VGG-16's weights
     config.objective.adversarial_weight = 0.0  # no discriminator: too few images for one
+    config.discriminator = _mgvq.discriminator()
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.tokenizer = _common.optimizer(
         3e-3, schedule="cosine", warmup_steps=2 if debug else 50
     )
+    config.optimizer.discriminator = _common.optimizer(1e-4)
 
     config.data = _common.imagenet()
     config.data.name = "photos"
@@ -42,9 +44,10 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.loader.num_workers = 0
 
     config.evals = ml_collections.ConfigDict()
-    config.evals.reconstruction = _common.reconstruction_eval(image_size=64, batch_size=16)
+    config.evals.reconstruction = _common.reconstruction_eval(image_size=192, batch_size=4)
     config.evals.reconstruction.tiles = True
-    config.evals.reconstruction.limit = 16 if debug else 0
+    config.evals.reconstruction.num_images_kept = 12
+    config.evals.reconstruction.limit = 4 if debug else 0
 
     config.intervals.log = 2 if debug else 20
     config.intervals.evaluate = 4 if debug else 170

@@ -15,6 +15,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# From here on every annotated shape and type in vqlab is checked at each call.
+install_import_hook("vqlab", "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -7,6 +7,7 @@ stopped. At the end the workdir holds report.html, the checkpoints and export/.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
 import sys
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
     log.info("%s", describe(training, workdir))
     intervals = Intervals(**config.intervals)
-    with jax.set_mesh(training.mesh):
+    with jax.set_mesh(training.mesh), contextlib.closing(training.run):
         try:
             state, is_complete = train(training.run, config.num_steps, intervals)
         except NonFiniteError as error:
@@ -94,8 +95,6 @@ def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) ->
         log.info("report      %s", page)
         log.info("checkpoint  %s", run.checkpointer.directory / str(int(state.step)))
         log.info("export      %s", workdir / "export")
-    run.writer.close()
-    run.checkpointer.close()
 
 
 if __name__ == "__main__":

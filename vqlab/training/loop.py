@@ -38,6 +38,8 @@ class Batches(Protocol):
 
     def get_state(self) -> dict: ...
 
+    def close(self) -> None: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
@@ -149,6 +151,12 @@ class Run:
     writer: MetricWriter
     batch_size: int
     evaluation: dict[str, float] | None = None
+
+    def close(self) -> None:
+        """Ends worker processes and waits for what is still being written."""
+        self.batches.close()
+        self.writer.close()
+        self.checkpointer.close()
 
 
 def train(run: Run, num_steps: int, intervals: Intervals) -> tuple[TrainState, bool]:
