@@ -17,8 +17,9 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-# From here on every annotated shape and type in vqlab is checked at each call.
-install_import_hook("vqlab", "beartype.beartype")
+# Annotated shapes and types of the layers that compute are checked at each call.
+CHECKED = ["vqlab.ops", "vqlab.nn", "vqlab.models", "vqlab.evaluation.image_metrics"]
+install_import_hook(CHECKED, "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 8)
 

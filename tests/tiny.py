@@ -55,7 +55,7 @@ def images(batch_size=8, side=32, seed=0):
     """Smooth random images in [-1, 1]."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(-1, 1, (batch_size, 4, 4, 3)).astype(np.float32)
-    return np.asarray(jax.image.resize(coarse, (batch_size, side, side, 3), "bilinear"))
+    return jax.image.resize(coarse, (batch_size, side, side, 3), "bilinear")
 
 
 def config(**changes):

@@ -16,7 +16,7 @@ def check_trainstep(report: Report, weights: dict, config: dict) -> None:
     """Loss = mean((recon - x)^2) + sum vq + sum commit; then reseeding with the recorded draws."""
     model, variables = load_tokenizer(weights, config)
     params = variables.pop("params")
-    images = to_nhwc(report.arrays["in/x"])
+    images = jnp.asarray(to_nhwc(report.arrays["in/x"]))
 
     def objective(params):
         result, state = model.apply(

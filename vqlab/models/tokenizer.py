@@ -5,6 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
@@ -100,7 +101,7 @@ class Tokenizer(nn.Module):
         return self.quantizer(latents, train=train, num_groups=num_groups)
 
 
-def check_images(images: Array, stride: int) -> None:
+def check_images(images: Array | np.ndarray, stride: int) -> None:
     """Raises ValueError unless `images` is [B,H,W,3] with sides that are multiples of `stride`."""
     if images.ndim != 4 or images.shape[-1] != IMAGE_CHANNELS:
         raise ValueError(f"images {images.shape} must be [B, H, W, {IMAGE_CHANNELS}]")

@@ -172,7 +172,7 @@ def draw_tokens(
     num_groups, size = codebook.shape[:2]
     total = num_groups * size
     # One copy of the tokens on every device, or each round would communicate.
-    tokens, codebook = replicate(jax.lax.stop_gradient((tokens, codebook)))
+    tokens, codebook = map(replicate, jax.lax.stop_gradient((tokens, codebook)))
     tokens, codebook = l2_normalize(tokens), l2_normalize(codebook).reshape(total, -1)
     drawn = jnp.zeros(total, jnp.int32)
     waiting = jnp.arange(total, dtype=jnp.int32)  # codewords without a token; `total` fills up
