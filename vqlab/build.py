@@ -236,13 +236,17 @@ def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) ->
     else:
         state = _with_weights(make_state(), config)
     save_config(config, workdir)
+
+    def evaluate(state):
+        return run_evaluators(evaluators, *evaluated_weights(state), frozen)
+
     run = Run(
         state=state,
         train_step=build_train_step(config, objective, optimizers, abstract, mesh),
         frozen=frozen,
         batches=batches,
         to_device=lambda batch: to_device({"images": batch["images"]}),
-        evaluate=functools.partial(run_evaluators, evaluators, frozen) if evaluators else None,
+        evaluate=evaluate if evaluators else None,
         checkpointer=checkpointer,
         writer=MetricWriter(workdir, step=int(state.step)),
         batch_size=config.batch_size,
@@ -295,9 +299,8 @@ def _with_weights(state: TrainState, config: ml_collections.ConfigDict) -> Train
     )
 
 
-def run_evaluators(evaluators: dict, frozen: dict, state: TrainState) -> dict[str, float]:
-    """The metrics of all evaluators, as `EVALUATOR/METRIC`."""
-    params, variables = evaluated_weights(state)
+def run_evaluators(evaluators: dict, params, variables, frozen: dict) -> dict[str, float]:
+    """The metrics of all evaluators for one tokenizer's weights, as `EVALUATOR/METRIC`."""
     return {
         f"{name}/{metric}": value
         for name, evaluator in evaluators.items()

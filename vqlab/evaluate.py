@@ -7,14 +7,17 @@ converted folder instead, with `--config` for the data to measure on.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from vqlab import build, cli, results
 from vqlab.evaluation.report import format_table
 from vqlab.inference import load
+from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.workdir import load_config
 
@@ -41,16 +44,22 @@ def main(argv: list[str]) -> None:
         config.unlock()
         config.model = tokenizer.node
         frozen = build.build_frozen(config)
+        mesh = sharding.make_mesh(-1, 1)
         evaluators = {
-            name: build.build_evaluator(config, name, tokenizer.module) for name in config.evals
+            name: build.build_evaluator(
+                config,
+                name,
+                tokenizer.module,
+                to_device=functools.partial(sharding.global_batch, mesh=mesh),
+                num_devices=mesh.size,
+            )
+            for name in config.evals
         }
-        values = {
-            f"{name}/{metric}": value
-            for name, evaluator in evaluators.items()
-            for metric, value in evaluator.run(
-                tokenizer.params, tokenizer.variables, frozen
-            ).items()
-        }
+    weights = jax.device_put(
+        (tokenizer.params, tokenizer.variables, frozen), sharding.replicated(mesh)
+    )
+    with jax.set_mesh(mesh):
+        values = build.run_evaluators(evaluators, *weights)
     print(format_table(values, results.protocols(evaluators)))
     page = results.write_results(
         workdir,
@@ -59,6 +68,7 @@ def main(argv: list[str]) -> None:
         values,
         step=_STEP.value,
         parameters=results.count_parameters(tokenizer.params),
+        load_path=str(_SOURCE.value or workdir),
     )
     print(f"report  {page}")
 

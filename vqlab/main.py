@@ -82,6 +82,7 @@ def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) ->
         run.evaluation or {},
         step=int(state.step),
         parameters=results.count_parameters(params),
+        load_path=str(workdir / "export"),
     )
     params, variables = build.to_host((params, variables))
     if jax.process_index() == 0:

@@ -31,12 +31,14 @@ def write_results(
     evaluators: Mapping[str, ReconstructionEvaluator],
     results: Mapping[str, float],
     *,
-    step: int,
+    step: int | str,
     parameters: int,
+    load_path: str,
 ) -> pathlib.Path | None:
     """Writes evaluation.json, and of the first evaluator's images report.html and a picture.
 
-    Returns the report's path; None on all processes but the first, which alone writes.
+    `load_path` is what the report gives to `vqlab.load`. Returns the report's path; None on all
+    processes but the first, which alone writes.
     """
     if jax.process_index() != 0 or not evaluators:
         return None
@@ -77,7 +79,7 @@ def write_results(
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         },
         config=json.loads(config.to_json()),
-        load_path=str(workdir / "export"),
+        load_path=load_path,
     )
 
 

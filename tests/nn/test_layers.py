@@ -1,12 +1,21 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.filled import filled
-from vqlab.nn.layers import BatchNorm, DepthwiseConv, RMSNorm, activation, conv, norm
+from vqlab.nn.layers import (
+    BatchNorm,
+    DepthwiseConv,
+    GroupedPointwise,
+    RMSNorm,
+    activation,
+    conv,
+    norm,
+)
 
 
 def test_rms_norm_by_hand():
@@ -63,18 +72,22 @@ def test_batch_norm_statistics_are_those_of_the_global_batch():
 
 
 def test_conv_keeps_the_grid_and_draws_as_pytorch():
-    layer = conv(64, 3, groups=2)
+    layer = conv(64, 3)
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 5, 7, 32)))
     kernel = variables["params"]["kernel"]
-    assert y.shape == (1, 5, 7, 64) and kernel.shape == (3, 3, 16, 64)
-    bound = 1 / np.sqrt(3 * 3 * 16)  # 1 / sqrt(fan_in)
+    assert y.shape == (1, 5, 7, 64) and kernel.shape == (3, 3, 32, 64)
+    bound = 1 / np.sqrt(3 * 3 * 32)  # 1 / sqrt(fan_in)
     assert 0.99 * bound < np.abs(kernel).max() <= bound
     assert not variables["params"]["bias"].any()
 
 
-def test_depthwise_conv_is_the_grouped_convolution():
+@pytest.mark.parametrize(
+    ("layer", "kernel_size", "groups"), [(DepthwiseConv(), 3, 6), (GroupedPointwise(6, 2), 1, 2)]
+)
+def test_channel_groups_are_the_grouped_convolution(layer, kernel_size, groups):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 7, 6), np.float32))
-    layer, grouped = DepthwiseConv(), conv(6, 3, groups=6)
+    size = (kernel_size, kernel_size)
+    grouped = nn.Conv(6, size, padding=kernel_size // 2, feature_group_count=groups)
     variables = filled(layer.init, x)
     shapes = jax.tree.map(jnp.shape, variables)
     assert shapes == jax.tree.map(jnp.shape, filled(grouped.init, x))

@@ -1,5 +1,7 @@
 """ReLU linear attention (EfficientViT, section 3.1): DC-AE's LiteMLA without its other scales."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from vqlab.nn.layers import conv, norm
+from vqlab.nn.layers import FLOAT32, conv, norm
 
 HEAD_DIM = 32
 EPS = 1e-15
@@ -21,15 +23,16 @@ def relu_attention(
     [B,N,M,D] float32, N tokens of M heads. The sum over tokens runs first (linear in N), unless
     there are at most D tokens, where the N x N weights are the smaller product.
     """
+    einsum = functools.partial(jnp.einsum, precision=FLOAT32)
     q, k = jax.nn.relu(q), jax.nn.relu(k)
     if q.shape[1] > q.shape[-1]:
-        keys_values = jnp.einsum("bnmd,bnme->bmde", k, v)
-        weighted = jnp.einsum("bnmd,bmde->bnme", q, keys_values)
-        total = jnp.einsum("bnmd,bmd->bnm", q, k.sum(axis=1))
+        keys_values = einsum("bnmd,bnme->bmde", k, v)
+        weighted = einsum("bnmd,bmde->bnme", q, keys_values)
+        total = einsum("bnmd,bmd->bnm", q, k.sum(axis=1))
         return weighted / (total[..., None] + EPS)
-    weights = jnp.einsum("bnmd,bjmd->bmnj", q, k)
+    weights = einsum("bnmd,bjmd->bmnj", q, k)
     weights = weights / (weights.sum(axis=-1, keepdims=True) + EPS)
-    return jnp.einsum("bmnj,bjmd->bnmd", weights, v)
+    return einsum("bmnj,bjmd->bnmd", weights, v)
 
 
 class LinearAttention(nn.Module):

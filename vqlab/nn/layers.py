@@ -16,6 +16,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "silu":
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+# A TPU multiplies float32 arrays as bfloat16, and a GPU as TF32, unless told otherwise.
+FLOAT32 = jax.lax.Precision.HIGHEST
+
+
 def activation(name: str) -> Callable[[Array], Array]:
     """The activation called `name`; ValueError lists the choices."""
     if name not in ACTIVATIONS:
@@ -27,12 +31,13 @@ def conv(
     features: int,
     kernel_size: int,
     *,
-    groups: int = 1,
     use_bias: bool = True,
     dtype: Dtype = "float32",
     name: str | None = None,
 ) -> nn.Conv:
     """A stride-1 convolution padded with kernel_size // 2 zeros on every side; float32 parameters.
+
+    With dtype float32 its products are float32 on every device.
 
     Maps [B,H,W,C] to [B,H,W,features] for odd kernels.
     """
@@ -40,9 +45,9 @@ def conv(
         features,
         (kernel_size, kernel_size),
         padding=kernel_size // 2,
-        feature_group_count=groups,
         use_bias=use_bias,
         dtype=dtype,
+        precision=FLOAT32 if jnp.dtype(dtype) == jnp.float32 else None,
         kernel_init=conv_init,
         name=name,
     )
@@ -67,7 +72,7 @@ class GroupedPointwise(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         kernel = rearrange(kernel, "1 1 i (g o) -> g i o", g=self.groups)
         x = rearrange(x.astype(jnp.float32), "b h w (g i) -> b h w g i", g=self.groups)
-        y = jnp.einsum("bhwgi,gio->bhwgo", x, kernel)
+        y = jnp.einsum("bhwgi,gio->bhwgo", x, kernel, precision=FLOAT32)
         return rearrange(y, "b h w g o -> b h w (g o)") + bias
 
 
