@@ -204,6 +204,14 @@ def test_evaluate_prints_numbers_beside_their_protocol(finished):
             "32 latent channels do not split into 5 groups",
         ),
         (["vqlab.evaluate"], "is no workdir"),
+        (["vqlab.main"], "--config must have a value"),
+        (["vqlab.main", "--config=configs/none.py"], "No such file or directory"),
+        (["vqlab.main", "--config=configs/mgvq_f16.py:group=8"], "unknown config argument 'group'"),
+        (
+            ["vqlab.main", "--config=configs/mgvq_f16.py", "--config.model.quantizer.groups=8"],
+            "no such setting: 'groups'",
+        ),
+        (["vqlab.main", "--config=configs/mgvq_f16.py", "--config.batch_size=x"], "batch_size=x"),
     ],
 )
 def test_commands_end_with_one_line_and_exit_code_2(arguments, message, tmp_path):

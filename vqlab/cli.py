@@ -5,11 +5,48 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
+from absl import app, flags
 from absl import logging as absl_logging
 
 # The exit code of a command that was asked for something impossible.
 USAGE_ERROR = 2
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, starts the logs and calls `main`; a wrong flag is one line, exit code 2."""
+
+    def checked(argv: list[str]) -> None:
+        if len(argv) > 1:
+            fail(f"unknown arguments: {' '.join(argv[1:])}")
+        start_logging()
+        main()
+
+    app.run(checked, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:  # an override of a setting that the config does not have
+        cause = error.args[0]  # ml_collections wraps the KeyError with the name and a suggestion
+        name = cause.args[0] if isinstance(cause, KeyError) else cause
+        fail(f"no such setting: {' '.join(str(name).split())}")
+    except flags.Error as error:
+        fail(_last_line(error))
+
+
+def _last_line(error: Exception) -> str:
+    """What went wrong, without the lines above it that say where."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command with one line on stderr and exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(USAGE_ERROR)
 
 
 def start_logging() -> None:
@@ -24,7 +61,7 @@ def start_logging() -> None:
 
 @contextlib.contextmanager
 def exit_on_error():
-    """Ends the command with the message of a ValueError and exit code 2.
+    """Ends the command with the message of a ValueError or OSError and exit code 2.
 
     Only for the parts of a command that check what the user gave: every setting is checked before
     anything compiles, and answers with a ValueError that fits on a line.
@@ -32,5 +69,6 @@ def exit_on_error():
     try:
         yield
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR) from error
+        fail(str(error))
+    except OSError as error:  # a file that a setting names, the config's own included
+        fail(_last_line(error))

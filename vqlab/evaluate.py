@@ -11,7 +11,7 @@ import functools
 import pathlib
 
 import jax
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from vqlab import build, cli, results
@@ -31,11 +31,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Loads, evaluates, prints and writes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    cli.start_logging()
     with cli.exit_on_error():
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
         config = _CONFIG.value or load_config(workdir)
@@ -74,4 +71,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -13,7 +13,7 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 from clu import parameter_overview
 from ml_collections import config_flags
 
@@ -33,11 +33,8 @@ log = logging.getLogger("vqlab")
 EXIT_STOPPED = 75  # EX_TEMPFAIL, which schedulers can be told to requeue on
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Builds the run, trains it, and writes what it made."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    cli.start_logging()
     config = _CONFIG.value
     with cli.exit_on_error():
         training = build.build_run(config, _WORKDIR.value)
@@ -99,4 +96,4 @@ def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) ->
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)
