@@ -13,6 +13,8 @@ import pytest
 import vqlab
 from tests import tiny
 from vqlab import build, main
+from vqlab.export import lpips_weights
+from vqlab.models.pretrained import lpips
 from vqlab.training.loop import Intervals, train
 from vqlab.workdir import load_config
 
@@ -177,11 +179,21 @@ def test_broken_exports_are_named(finished, tmp_path):
         vqlab.load(tmp_path / "nothing")
 
 
-def test_evaluate_prints_numbers_beside_their_protocol(finished):
-    done = run_python("-m", "vqlab.evaluate", f"--workdir={finished[0]}", "--step=latest")
+def test_evaluate_prints_numbers_beside_their_protocol(finished, tmp_path):
+    shapes = lpips.param_shapes()
+    weights = jax.tree.map(np.ones, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    lpips_weights.save_lpips(tmp_path / "lpips.safetensors", weights)
+    done = run_python(
+        "-m",
+        "vqlab.evaluate",
+        f"--workdir={finished[0]}",
+        "--step=latest",
+        f"--lpips_weights={tmp_path / 'lpips.safetensors'}",
+    )
     assert done.returncode == 0, done.stderr
-    line = next(row for row in done.stdout.splitlines() if row.startswith("reconstruction/psnr "))
-    assert "of the mean MSE over all images" in line
+    rows = {row.split()[0]: row for row in done.stdout.splitlines() if row}
+    assert "of the mean MSE over all images" in rows["reconstruction/psnr"]
+    assert "VGG-16" in rows["reconstruction/lpips"]
 
 
 @pytest.mark.parametrize(

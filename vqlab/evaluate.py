@@ -29,6 +29,9 @@ _SOURCE = flags.DEFINE_string(
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Take data and evaluators from here instead of the workdir's config."
 )
+_LPIPS = flags.DEFINE_string(
+    "lpips_weights", None, "vgg16.pth,vgg.pth, to measure LPIPS; '' for not; default: the config's."
+)
 
 
 def main() -> None:
@@ -40,6 +43,10 @@ def main() -> None:
         tokenizer = load(_SOURCE.value or workdir, _STEP.value)
         config.unlock()
         config.model = tokenizer.node
+        if _LPIPS.value is not None:
+            config.objective.lpips_weights = _LPIPS.value
+        if not config.objective.lpips_weights:
+            config.objective.lpips_weight = 0.0  # there is no loss here that would need them
         frozen = build.build_frozen(config)
         mesh = sharding.make_mesh(-1, 1)
         evaluators = {

@@ -97,18 +97,18 @@ def load_package(path: str | pathlib.Path) -> tuple[dict, dict, dict]:
     """
     path = pathlib.Path(path)
     try:
-        config = json.loads((path / CONFIG_FILE).read_text())
+        saved = json.loads((path / CONFIG_FILE).read_text())
         flat = load_file(path / WEIGHTS_FILE)
     except OSError as error:
         raise ValueError(f"{path} is no exported tokenizer: {error}") from error
     except (json.JSONDecodeError, SafetensorError) as error:
         raise ValueError(f"{path} is truncated or no exported tokenizer: {error}") from error
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {config.get('format')!r}; known: {FORMAT}")
-    check_arrays(models.build(config["model"]), flat, str(path))
+    if saved.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {saved.get('format')!r}; known: {FORMAT}")
+    check_arrays(models.build(saved["model"]), flat, str(path))
     collections = traverse_util.unflatten_dict(flat, sep="/")
     params = collections.pop("params")
-    return config["model"], params, collections
+    return saved["model"], params, collections
 
 
 def abstract_variables(tokenizer) -> dict:
