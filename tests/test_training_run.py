@@ -160,6 +160,10 @@ def test_a_new_run_starts_from_given_weights(finished, tmp_path):
         state.ema["tokenizer"],
     )
     assert int(training.run.state.step) == 0
+    other = tiny.config(init_from=str(workdir)).unlock()
+    other.model.quantizer.codebook_size = 32
+    with pytest.raises(ValueError, match="holds another model than config.model"):
+        build.build_run(other, tmp_path / "other")
 
 
 def test_broken_exports_are_named(finished, tmp_path):

@@ -1,7 +1,8 @@
 """From a config to a run: the one place where all parts meet, and where every setting is checked.
 
-Nothing here compiles or trains. Each function takes the config and gives one part; `build_run` puts
-them together. A ValueError from here is a wrong setting, in one line.
+Each function takes the config and gives one part; `build_run` puts them together and, once every
+setting is checked, makes or restores the state. A ValueError from here is a wrong setting, in one
+line.
 """
 
 from __future__ import annotations
@@ -234,7 +235,10 @@ def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) ->
         state, position = checkpointer.restore(abstract)
         batches.set_state(position)
     else:
-        state = _with_weights(make_state(), config)
+        weights = initial_weights(config, abstract)
+        state = make_state()
+        if weights is not None:
+            state = _with_weights(state, *weights)
     save_config(config, workdir)
 
     def evaluate(state):
@@ -270,32 +274,28 @@ class TrainingRun(NamedTuple):
     evaluators: dict[str, ReconstructionEvaluator]
 
 
-def _with_weights(state: TrainState, config: ml_collections.ConfigDict) -> TrainState:
-    """The fresh state, with the tokenizer of `config.init_from` if that is set."""
+def initial_weights(config: ml_collections.ConfigDict, abstract: TrainState):
+    """The tokenizer of `config.init_from` as [params, variables] in the state's places, or None.
+
+    Raises:
+      ValueError: no tokenizer there, or one of another model than `config.model`.
+    """
     if not config.init_from:
-        return state
-    node, params, variables = load_tokenizer(config.init_from)
-    for name, given, own in (
-        ("params", params, state.params[TOKENIZER]),
-        ("variables", variables, state.variables[TOKENIZER]),
-    ):
-        shapes = [jax.tree.map(jnp.shape, dict(tree)) for tree in (given, own)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"init_from={config.init_from}: its {name} are of another model than config.model"
-            )
-    placed = [
-        jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), given, own)
-        for given, own in (
-            (params, state.params[TOKENIZER]),
-            (variables, state.variables[TOKENIZER]),
-        )
-    ]
-    ema = {TOKENIZER: jax.tree.map(jnp.copy, placed[0])} if state.ema else {}
+        return None
+    _, *given = load_tokenizer(config.init_from)
+    own = [abstract.params[TOKENIZER], abstract.variables[TOKENIZER]]
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (given, own)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"init_from={config.init_from} holds another model than config.model")
+    return jax.tree.map(lambda new, leaf: jax.device_put(new, leaf.sharding), given, own)
+
+
+def _with_weights(state: TrainState, params, variables) -> TrainState:
+    """The fresh state with another tokenizer, from which its average starts too."""
     return state.replace(
-        params=state.params | {TOKENIZER: placed[0]},
-        variables=state.variables | {TOKENIZER: placed[1]},
-        ema=ema,
+        params=state.params | {TOKENIZER: params},
+        variables=state.variables | {TOKENIZER: variables},
+        ema={TOKENIZER: jax.tree.map(jnp.copy, params)} if state.ema else {},
     )
 
 
