@@ -1,0 +1,1 @@
+"""Diffusion processes: adding noise, the loss of a denoiser, sampling with one, and guidance."""
