@@ -1,0 +1,207 @@
+"""Pre-norm transformer blocks (timm's vision_transformer.py), and their stacking by one scan.
+
+Depth is a scan over stacked parameters [L, ...]: one block is compiled whatever the depth.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax.typing import Dtype, Initializer
+from jaxtyping import Array, Bool, Float
+
+from vqlab.nn.layers import FLOAT32
+from vqlab.ops.mesh import split_batch
+
+LAYER_NORM_EPS = 1e-6
+
+# What vision transformers start from; the released code cuts the normal at 100 deviations.
+vit_init = nn.initializers.normal(0.02)
+xavier_init = nn.initializers.xavier_uniform()
+
+
+def dense(
+    features: int,
+    *,
+    dtype: Dtype = "float32",
+    kernel_init: Initializer = xavier_init,
+    name: str | None = None,
+) -> nn.Dense:
+    """A linear layer with bias, [..., C] -> [..., features]; float32 parameters.
+
+    With dtype float32 its products are float32 on every device.
+    """
+    return nn.Dense(
+        features,
+        dtype=dtype,
+        precision=_precision(dtype),
+        kernel_init=kernel_init,
+        name=name,
+    )
+
+
+def layer_norm(*, affine: bool = True, name: str | None = None) -> nn.LayerNorm:
+    """Layer norm over the last axis with eps 1e-6, in float32: [..., C] -> [..., C] float32."""
+    return nn.LayerNorm(
+        epsilon=LAYER_NORM_EPS,
+        use_bias=affine,
+        use_scale=affine,
+        use_fast_variance=False,
+        dtype="float32",
+        name=name,
+    )
+
+
+class PatchEmbed(nn.Module):
+    """A convolution whose stride is its kernel size, as one matrix product of flat patches.
+
+    [B,H,W,C] -> [B,H/p,W/p,features] in `dtype`. The kernel has a convolution's shape
+    [p,p,C,features].
+    """
+
+    features: int
+    patch_size: int
+    kernel_init: Initializer
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w features"]:
+        p = self.patch_size
+        kernel = self.param("kernel", self.kernel_init, (p, p, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        patches = rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=p, q=p).astype(self.dtype)
+        kernel = rearrange(kernel, "p q c d -> (p q c) d").astype(self.dtype)
+        return jnp.dot(patches, kernel, precision=_precision(self.dtype)) + bias.astype(self.dtype)
+
+
+def attend(
+    q: Float[Array, "B M N D"],
+    k: Float[Array, "B M N D"],
+    v: Float[Array, "B M N D"],
+    mask: Bool[Array, "N N"] | None = None,
+) -> Float[Array, "B M N D"]:
+    """softmax(q k^T / sqrt(D)) v of M heads; the softmax is float32.
+
+    Heads come before tokens: on CPUs jax.nn.dot_product_attention, which has them after, takes a
+    fifth longer forward and backward.
+    """
+    einsum = functools.partial(jnp.einsum, precision=_precision(q.dtype))
+    logits = einsum("bmnd,bmjd->bmnj", q, k, preferred_element_type=jnp.float32)
+    logits = logits * q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
+    weights = jax.nn.softmax(logits)
+    return einsum("bmnj,bmjd->bmnd", weights.astype(q.dtype), v)
+
+
+class SelfAttention(nn.Module):
+    """Softmax attention of `num_heads` heads with one projection to q, k, v, all with bias.
+
+    [B,N,D] -> [B,N,D] in `dtype`; the softmax is float32. `mask` [N,N] is True where query row n
+    sees key column m; None: everything.
+    """
+
+    num_heads: int
+    kernel_init: Initializer = xavier_init
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N D"], mask: Bool[Array, "N N"] | None = None
+    ) -> Float[Array, "B N D"]:
+        width = x.shape[-1]
+        qkv = dense(3 * width, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv")(x)
+        q, k, v = rearrange(qkv, "b n (three m d) -> three b m n d", three=3, m=self.num_heads)
+        x = rearrange(attend(q, k, v, mask), "b m n d -> b n (m d)")
+        return dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear: [B,N,D] -> [B,N,D] in `dtype`, `hidden` wide inside.
+
+    Attributes:
+      approximate: the tanh form of GELU instead of the exact one.
+    """
+
+    hidden: int
+    approximate: bool
+    kernel_init: Initializer = xavier_init
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        width = x.shape[-1]
+        x = dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
+        x = jax.nn.gelu(x, approximate=self.approximate)
+        return dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)) with exact GELU: [B,N,D] -> [B,N,D].
+
+    `drop_rate`, a scalar, is the probability that a branch is left out for a sample, drawn from the
+    stream "drop_path" (stochastic depth); None: both are always there.
+    """
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "N N"] | None = None,
+        drop_rate: Float[Array, ""] | None = None,
+    ) -> Float[Array, "B N D"]:
+        hidden = int(x.shape[-1] * self.mlp_ratio)
+        attention = SelfAttention(self.num_heads, vit_init, self.dtype, name="attention")
+        mlp = MLP(hidden, False, vit_init, self.dtype, name="mlp")
+        y = layer_norm(name="norm1")(x).astype(self.dtype)
+        x = x + self._drop(attention(y, mask), drop_rate)
+        y = layer_norm(name="norm2")(x).astype(self.dtype)
+        return x + self._drop(mlp(y), drop_rate)
+
+    def _drop(self, branch: Array, rate: Array | None) -> Array:
+        """`branch` scaled by 1 / (1 - rate) for the samples that keep it, zeros for the others."""
+        if rate is None:
+            return branch
+        keep = jax.random.bernoulli(self.make_rng("drop_path"), 1 - rate, (len(branch), 1, 1))
+        return branch * (keep / (1 - rate)).astype(branch.dtype)
+
+
+def scan_blocks(
+    block: nn.Module,
+    step: Callable[[nn.Module, Any, Any], Any],
+    carry: Any,
+    per_layer: Any,
+    depth: int,
+) -> Any:
+    """Runs `carry = step(block, carry, per_layer[i])` for i in 0..depth-1 and returns the last.
+
+    Args:
+      block: one block, not yet called; its parameters become [L, ...], with L = `depth`.
+      step: calls the block once.
+      carry: arrays whose shapes the step keeps.
+      per_layer: arrays [L, ...], or None.
+    """
+
+    def body(module, carry, inputs):
+        return step(module, jax.tree.map(split_batch, carry), inputs), None
+
+    scan = nn.scan(
+        body,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "drop_path": True},
+        length=depth,
+    )
+    carry, _ = scan(block, carry, per_layer)
+    return jax.tree.map(split_batch, carry)
+
+
+def _precision(dtype: Dtype) -> jax.lax.Precision | None:
+    return FLOAT32 if jnp.dtype(dtype) == jnp.float32 else None
