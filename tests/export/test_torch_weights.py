@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -166,3 +167,37 @@ def test_pytorch_checkpoints_are_read(golden, tmp_path):
     (tmp_path / "cut.pt").write_bytes((tmp_path / "weights.pt").read_bytes()[:1000])
     with pytest.raises(ValueError, match="damaged or no PyTorch checkpoint"):
         read_state_dict(tmp_path / "cut.pt")
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_stored_code_is_refused_in_one_line_and_not_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    ran = tmp_path / "ran"
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"weight": Touch(ran)}, protocol=2))
+    torch.save({"weight": Touch(ran)}, tmp_path / "zipped.pkl")
+    (tmp_path / "other.pkl").write_bytes(b"no pickle")
+    for name in ("plain.pkl", "zipped.pkl", "other.pkl"):
+        with pytest.raises(ValueError, match="stored objects could run code") as caught:
+            read_state_dict(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert not ran.exists()
+    pickle.loads((tmp_path / "plain.pkl").read_bytes())
+    assert ran.exists()  # so the file would have done harm
+
+
+def test_wrappers_are_left_out_of_names_but_never_merge_two(tmp_path):
+    path = tmp_path / "weights.npz"
+    write_state_dict(path, {"dit._orig_mod.blocks.0.module.bias": np.ones(1)})
+    assert list(read_state_dict(path)) == ["dit.blocks.0.bias"]
+    write_state_dict(path, {"module.bias": np.ones(1), "bias": np.zeros(1)})
+    with pytest.raises(ValueError, match="two tensors have one name"):
+        read_state_dict(path)

@@ -1,28 +1,32 @@
-"""State dicts of the released PyTorch MGVQ: reading, writing, and conversion both ways.
+"""State dicts of the released PyTorch models: reading, writing, and conversion both ways.
 
 Conversion is strict: every tensor is used once, and what does not fit is listed whole. torch is
-imported only to read .pt, .pth and .bin files.
+imported only to read its own kinds of files, and never runs code that is stored in them.
 """
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vqlab.export.torch_names import from_official, official_names, official_shape, to_official
+from vqlab.export import semanticist_names, torch_names
+from vqlab.export.strict import check_fit
 
 # A training checkpoint nests its state dicts; the first of these that exists is read. Averaged
 # weights come first because they are the ones evaluated.
 NESTED = ("ema", "model", "state_dict")
-# Left on every name by torch.nn.parallel and torch.compile.
-PREFIXES = ("module.", "_orig_mod.")
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+# Left in names, at the start or within, by torch.nn.parallel and torch.compile.
+WRAPPERS = ("module", "_orig_mod")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".pkl")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
+# Stands for the number of a layer in the official name of a leaf that stacks all layers.
+LAYER = "{}"
 
 
 def from_torch_state(
@@ -31,9 +35,10 @@ def from_torch_state(
     """(params, variables) of a tokenizer from an official state dict.
 
     Args:
-      state: official name -> array in the official layout.
+      state: official name -> array in the official layout. A whole checkpoint of Semanticist may
+        also hold the networks around it (`semanticist_names.fitted_state`).
       template: the model's variables or their shapes, as from jax.eval_shape(model.init, ...),
-        with the collections "params", "batch_stats" and "codebook_stats".
+        with all their collections. Its paths tell whose names are read.
 
     Returns:
       `params`, and `variables` with the other collections, as nested dicts of NumPy arrays.
@@ -42,26 +47,26 @@ def from_torch_state(
       ValueError: one line with every missing and unexpected name and every shape that differs.
     """
     leaves = flatten_dict(template, sep="/")
-    names = official_names(leaves)
-    shapes = {names[path]: official_shape(path, leaf.shape) for path, leaf in leaves.items()}
-    problems = {
-        "missing": sorted(shapes.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - shapes.keys()),
-        "wrong shape": [
-            f"{name} {tuple(state[name].shape)} instead of {shape}"
-            for name, shape in sorted(shapes.items())
-            if name in state and tuple(state[name].shape) != shape
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
-        )
-        raise ValueError(f"the state dict does not fit the model: {listed}")
-    flat = {
-        path: from_official(path, np.asarray(state[names[path]]), leaf.shape, leaf.dtype)
+    scheme = _scheme(leaves)
+    if scheme is semanticist_names:
+        state = semanticist_names.fitted_state(state, leaves)
+    names = scheme.official_names(leaves)
+    shapes = {
+        tensor: scheme.official_shape(path, _tensor_shape(names[path], leaf))
         for path, leaf in leaves.items()
+        for tensor in _tensors(names[path], leaf)
     }
+    check_fit(shapes, state, "the model")
+
+    def converted(path: str, leaf) -> np.ndarray:
+        name, shape = names[path], _tensor_shape(names[path], leaf)
+        arrays = [
+            scheme.from_official(path, np.asarray(state[tensor]), shape, leaf.dtype)
+            for tensor in _tensors(name, leaf)
+        ]
+        return np.stack(arrays) if LAYER in name else arrays[0]
+
+    flat = {path: converted(path, leaf) for path, leaf in leaves.items()}
     variables = unflatten_dict(flat, sep="/")
     return variables.pop("params"), variables
 
@@ -71,18 +76,40 @@ def to_torch_state(
 ) -> dict[str, np.ndarray]:
     """The official state dict of a tokenizer's parameters and other collections."""
     leaves = flatten_dict({"params": params, **variables}, sep="/")
-    names = official_names(leaves)
-    return {names[path]: to_official(path, jax.device_get(leaf)) for path, leaf in leaves.items()}
+    scheme = _scheme(leaves)
+    names = scheme.official_names(leaves)
+    state = {}
+    for path, leaf in leaves.items():
+        array = np.asarray(jax.device_get(leaf))
+        parts = array if LAYER in names[path] else [array]
+        for tensor, part in zip(_tensors(names[path], leaf), parts, strict=True):
+            state[tensor] = scheme.to_official(path, part)
+    return state
+
+
+def _scheme(paths: Iterable[str]) -> ModuleType:
+    """The module with the names and layouts of the released code that the paths correspond to."""
+    return semanticist_names if semanticist_names.is_semanticist(paths) else torch_names
+
+
+def _tensors(name: str, leaf) -> list[str]:
+    """Official names of a leaf's tensors: several where it stacks the layers of a network."""
+    return [name.replace(LAYER, str(i)) for i in range(leaf.shape[0])] if LAYER in name else [name]
+
+
+def _tensor_shape(name: str, leaf) -> tuple[int, ...]:
+    return tuple(leaf.shape[1:] if LAYER in name else leaf.shape)
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Official name -> array from a .safetensors, .npz, .pt, .pth or .bin file.
+    """Official name -> array from a .safetensors, .npz, .pt, .pth, .bin or .pkl file.
 
     A nested training checkpoint is opened at "ema", "model" or "state_dict", the first that exists,
-    and the prefixes "module." and "_orig_mod." are removed from names.
+    and the parts "module." and "_orig_mod." are removed from names.
 
     Raises:
-      ValueError: no such file, unknown kind of file, a damaged file, or torch is missing.
+      ValueError: no such file, unknown kind of file, a damaged file, a file that holds more than
+        tensors and plain values, two tensors of one name, or torch is missing.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -90,9 +117,12 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{path}: no such weights file")
     read = {".safetensors": _read_safetensors, ".npz": _read_npz}.get(path.suffix, _read_torch)
-    state = {_without_prefixes(name): array for name, array in read(path).items()}
+    stored = read(path)
+    state = {_without_wrappers(name): array for name, array in stored.items()}
     if not state:
         raise ValueError(f"{path}: holds no tensors")
+    if len(state) != len(stored):
+        raise ValueError(f"{path}: two tensors have one name once {WRAPPERS} are left out")
     return state
 
 
@@ -109,10 +139,8 @@ def write_state_dict(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"{path}: cannot write this kind of file; choose .safetensors or .npz")
 
 
-def _without_prefixes(name: str) -> str:
-    while name.startswith(PREFIXES):
-        name = name.partition(".")[2]
-    return name
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -143,7 +171,12 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: damaged or no PyTorch checkpoint of tensors alone; stored objects could run "
+            "code and are not read"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path}: damaged or no PyTorch checkpoint ({_one_line(error)})"
         ) from error

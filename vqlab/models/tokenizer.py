@@ -27,6 +27,9 @@ class Tokenizer(nn.Module):
     These two convolutions have one feature group per quantizer group, so nothing mixes across
     groups next to the codebooks. They and the bottleneck are float32 whatever the dtype of the
     other activations.
+
+    A Gaussian bottleneck takes the 2C moments of the C channels that the decoder reads; a quantizer
+    takes and gives the same C. Where it `has_indices`, `decode_indices` inverts them.
     """
 
     encoder: nn.Module
@@ -40,15 +43,15 @@ class Tokenizer(nn.Module):
                 f"the decoder's {self.decoder.stride}"
             )
         channels, groups = self.encoder.latent_channels, self.quantizer.num_groups
-        if channels != self.quantizer.latent_channels:
+        if channels != self.quantizer.input_channels:
             raise ValueError(
                 f"the encoder makes {channels} latent channels, "
-                f"the quantizer takes {self.quantizer.latent_channels}"
+                f"the quantizer takes {self.quantizer.input_channels}"
             )
         if channels % groups:
             raise ValueError(f"{channels} latent channels do not split into {groups} groups")
         self.quant_conv = GroupedPointwise(channels, groups)
-        self.post_quant_conv = GroupedPointwise(channels, groups)
+        self.post_quant_conv = GroupedPointwise(self.quantizer.latent_channels, groups)
 
     @property
     def stride(self) -> int:
@@ -67,7 +70,7 @@ class Tokenizer(nn.Module):
         Only the first `num_groups` groups (None: all) reach the decoder, the others are zeros.
 
         `train` uses batch statistics, updates "batch_stats" and "codebook_stats", and draws from
-        the streams "mask" and "reseed".
+        the streams of the bottleneck: "mask" and "reseed", or "posterior".
         """
         quantized = self._quantize(images, train=train, num_groups=num_groups)
         return Reconstruction(self.decode(quantized.latents, train=train), quantized)
@@ -76,9 +79,14 @@ class Tokenizer(nn.Module):
         """Images [B,H,W,3] in [-1,1] to latents [B,h,w,C] and indices [B,h,w,G]; h = H / stride."""
         return self._quantize(images, train=False, num_groups=None)
 
+    def encode_unquantized(self, images: Array, *, train: bool = False) -> Array:
+        """What the bottleneck takes: latents [B,h,w,C], or moments [B,h,w,2C] of a Gaussian one."""
+        check_images(images, self.stride)
+        return split_batch(self.quant_conv(self.encoder(images, train=train)))
+
     def decode(self, latents: Array, *, train: bool = False) -> Float[Array, "B H W 3"]:
         """Quantized latents [B,h,w,C] to images [B,H,W,3], not clipped."""
-        channels = self.encoder.latent_channels
+        channels = self.quantizer.latent_channels
         if latents.ndim != 4 or latents.shape[-1] != channels:
             raise ValueError(f"latents {latents.shape} must be [B, h, w, {channels}]")
         return self.decoder(self.post_quant_conv(split_batch(latents)), train=train)
@@ -87,6 +95,8 @@ class Tokenizer(nn.Module):
         self, indices: Array, *, num_groups: int | None = None
     ) -> Float[Array, "B H W 3"]:
         """Indices [B,h,w,G] in 0..K-1 to images, from the first `num_groups` groups (None: all)."""
+        if not self.quantizer.has_indices:
+            raise ValueError(f"{type(self.quantizer).__name__} has no indices: decode its latents")
         groups = self.quantizer.num_groups
         if not jnp.issubdtype(indices.dtype, jnp.integer):
             raise ValueError(f"indices must be integers, not {indices.dtype}")
@@ -95,9 +105,7 @@ class Tokenizer(nn.Module):
         return self.decode(self.quantizer.lookup(indices, num_groups=num_groups))
 
     def _quantize(self, images: Array, *, train: bool, num_groups: int | None) -> Quantized:
-        check_images(images, self.stride)
-        latents = self.encoder(images, train=train)
-        latents = split_batch(self.quant_conv(latents))
+        latents = self.encode_unquantized(images, train=train)
         return self.quantizer(latents, train=train, num_groups=num_groups)
 
 

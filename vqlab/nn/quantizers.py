@@ -1,6 +1,6 @@
 """Quantizers: latents to codewords and back. MGVQ's is mgvq.py VectorQuantizer."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,11 +17,12 @@ class Quantized(NamedTuple):
     """What a bottleneck returns.
 
     latents: [B, h, w, C], what the decoder reads. indices: [B, h, w, G] int32 of every group,
-    masked or not. losses: name -> [G] float32. stats: name -> array, empty unless training.
+    masked or not; None where the bottleneck has none. losses: name -> [G] float32. stats: name ->
+    array, empty unless training.
     """
 
     latents: jax.Array
-    indices: jax.Array
+    indices: jax.Array | None
     losses: dict[str, jax.Array]
     stats: dict[str, jax.Array]
 
@@ -60,6 +61,13 @@ class GroupedQuantizer(nn.Module):
     mask_per_sample: bool = False
     usage_decay: float = 0.01
     reseed: bool = True
+
+    has_indices: ClassVar[bool] = True
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the latents it takes: as many as it gives."""
+        return self.latent_channels
 
     def setup(self):
         if self.num_groups < 1 or self.latent_channels % self.num_groups:

@@ -35,9 +35,10 @@ class TokenizerObjective:
       reconstruction: "l1" or "l2", on pixels in [-1, 1].
       reconstruction_weight: its weight.
       lpips_weight: weight of LPIPS; when it is not 0, `frozen["lpips"]` holds the network.
-      quantizer_weight: weight of the vq and commitment losses.
-      group_reduction: "mean" or "sum" over the groups' vq and commitment losses. The mean equals
-        the loss of one quantizer on the whole latent.
+      quantizer_weight: weight of the bottleneck's losses: "vq" and "commit", or "kl" in nats per
+        image.
+      group_reduction: "mean" or "sum" of these losses over the groups. The mean of vq and
+        commitment losses equals the loss of one quantizer on the whole latent.
       adversarial_weight: of the generator's term, and of the discriminator's loss.
       adversarial_start: the step from which both count; 0 before.
       adaptive_weight: scale the generator's term by the ratio of the gradient norms that the
@@ -143,7 +144,7 @@ class TokenizerObjective:
                 images,
                 train=True,
                 mutable=list(variables),
-                rngs=rng_streams.streams(rng, "mask", "reseed", "dropout"),
+                rngs=rng_streams.streams(rng, "mask", "reseed", "dropout", "posterior"),
             )
             return output.images, (output, dict(updated))
 
