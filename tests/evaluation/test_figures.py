@@ -52,3 +52,32 @@ def test_plots_are_pngs_that_hold_their_data():
     blue = [int((x == (0x25, 0x63, 0xEB)).all(-1).sum()) for x in drawn]
     assert blue[0] > blue[1]
     assert blue[2] > 10_000
+
+
+def test_lines_over_levels_show_all_kinds_of_lines():
+    kept = np.array([1, 2, 4, 8])
+    line = {"run": (kept, kept / 8)}
+    arguments = dict(xlabel="concepts kept", ylabel="share")
+    plain = figures.levels_png(line, **arguments)
+    full = figures.levels_png(
+        line,
+        dashed={"other": (kept, kept / 16)},
+        dotted={"PCA": (kept[1:], kept[1:] / 20)},
+        constants={"mean colour": 0.4},
+        **arguments,
+    )
+    drawn = [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in (plain, full)]
+    colours = [(0x25, 0x63, 0xEB), (0xEA, 0x58, 0x0C), (0x05, 0x96, 0x69), (0x64, 0x74, 0x8B)]
+    shown = [[bool((x == c).all(-1).any()) for c in colours] for x in drawn]
+    assert shown == [[True, False, False, False], [True] * 4]
+
+
+def test_original_spectrum_is_red_and_levels_are_blue():
+    frequency = np.arange(1, 9) / 16
+    png = figures.spectra_png(
+        (frequency, 1 / frequency),
+        {"1 concept": (frequency, 2 / frequency), "2 concepts": (frequency, frequency)},
+    )
+    drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    assert (drawn == (0xDC, 0x26, 0x26)).all(-1).any()
+    assert (drawn == (0x08, 0x30, 0x6B)).all(-1).any()  # the darkest of the blues

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG bytes: curves over steps, bars over groups, grids of images."""
+"""Pictures of a run as PNG bytes: curves over steps and levels, spectra, bars, grids of images."""
 
 from __future__ import annotations
 
@@ -69,6 +69,55 @@ def curves_png(curves: Mapping[str, Curve], *, ylabel: str, log: bool = False) -
             axes.plot(steps, values, label=label, marker="o" if len(steps) < 20 else "", ms=3)
         axes.set(xlabel="step", ylabel=ylabel, yscale="log" if log else "linear")
         axes.legend(fontsize=8)
+        return _png(figure)
+
+
+def levels_png(
+    lines: Mapping[str, Curve],
+    *,
+    xlabel: str,
+    ylabel: str,
+    dashed: Mapping[str, Curve] | None = None,
+    dotted: Mapping[str, Curve] | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> bytes:
+    """One line over the numbers kept for each label, and level lines for `constants`.
+
+    The axis is linear where the numbers of `lines`, which alone are marked on it, are consecutive;
+    otherwise it is in powers of two.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        for curves, style in ((lines, "-"), (dashed or {}, "--"), (dotted or {}, ":")):
+            for label, (kept, values) in curves.items():
+                axes.plot(kept, values, style, label=label, marker="o", ms=3)
+        for i, (label, value) in enumerate((constants or {}).items()):
+            axes.axhline(value, color="#64748b", lw=1, ls=("-.", (0, (1, 3)))[i % 2], label=label)
+        ticks = sorted({int(k) for kept, _ in lines.values() for k in kept})
+        if ticks and ticks[-1] - ticks[0] >= len(ticks):
+            if ticks[0] > 0:
+                axes.set_xscale("log", base=2)
+            else:
+                axes.set_xscale("symlog", base=2, linthresh=1)
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.legend(fontsize=8)
+        return _png(figure)
+
+
+def spectra_png(original: Curve, levels: Mapping[str, Curve]) -> bytes:
+    """Power over frequency on logarithmic axes: the original in red, the levels light to dark."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        colours = matplotlib.colormaps["Blues"](np.linspace(0.35, 1, len(levels)))
+        for (label, curve), colour in zip(levels.items(), colours, strict=True):
+            axes.loglog(*curve, label=label, color=colour)
+        axes.loglog(*original, label="original", color="#dc2626", ls="--")
+        axes.set(xlabel="frequency (cycles per pixel)", ylabel="power")
+        axes.legend(fontsize=7)
         return _png(figure)
 
 

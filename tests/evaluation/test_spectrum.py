@@ -1,0 +1,76 @@
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.evaluation import stubs
+from vqlab.evaluation import spectra
+from vqlab.evaluation.ladders import ladder_of
+from vqlab.evaluation.panels import Measured
+from vqlab.evaluation.spectrum import PowerSpectrum
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastLadder:
+    """Of `total` units, k give the image with k / total of its contrast."""
+
+    noun = "concepts"
+    total = 4
+    levels = (1, 2, 4)
+    numbers_per_unit = 0
+    setting = ""
+
+    def encode(self, weights, images):
+        return images
+
+    def decode(self, weights, code, num_kept, key):
+        return code * num_kept / self.total
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    evaluator = PowerSpectrum(ContrastLadder(), stubs.batches(stubs.images(5)))
+    return evaluator, evaluator.run({}, {}, {})
+
+
+def test_distances_by_hand(evaluated):
+    """Half the contrast is a quarter of the power at every frequency."""
+    _, results = evaluated
+    assert results["concepts_1/spectrum_distance"] == pytest.approx(np.log10(16), rel=1e-4)
+    assert results["concepts_2/spectrum_distance"] == pytest.approx(np.log10(4), rel=1e-4)
+    assert results["concepts_4/spectrum_distance"] == results["spectrum_distance"]
+    assert results["spectrum_distance"] == pytest.approx(0, abs=1e-6)
+    mean = (np.log10(16) + np.log10(4)) / 3
+    assert results["semantic_spectrum_coupling"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_curves_are_means_over_images_without_padding(evaluated):
+    evaluator, _ = evaluated
+    power = np.asarray(spectra.radial_power(jnp.asarray(stubs.images(5))))
+    np.testing.assert_allclose(evaluator.original_power, power.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(evaluator.power[2], power.mean(0) / 4, rtol=1e-5)
+    np.testing.assert_array_equal(evaluator.frequency, np.arange(1, 9) / 16)
+
+
+def test_protocol_and_section(evaluated):
+    evaluator, results = evaluated
+    assert evaluator.protocol.keys() == results.keys()
+    measured = Measured({f"s/{name}": value for name, value in results.items()}, {})
+    (section,) = evaluator.sections("s", measured)
+    assert section.heading == "Power spectrum" and section.body.count("<img") == 2
+    assert "numbers kept (1, 2, 4)" in section.body
+
+
+def test_an_autoencoder_has_one_spectrum():
+    ladder = ladder_of(stubs.autoencoder())
+    evaluator = PowerSpectrum(ladder, stubs.batches(stubs.images(3)))
+    results = evaluator.run(*stubs.weights_of(ladder.tokenizer), {})
+    assert results.keys() == {"spectrum_distance"} and results["spectrum_distance"] > 0
+    (section,) = evaluator.sections("s", Measured({"s/spectrum_distance": 1.0}, {}))
+    assert section.body.count("<img") == 1
+
+
+def test_no_images_is_an_error():
+    with pytest.raises(ValueError, match="no images"):
+        PowerSpectrum(ContrastLadder(), lambda split: []).run({}, {}, {})

@@ -1,0 +1,274 @@
+"""Reconstruction quality of a tokenizer, for each number of groups or concepts kept."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from vqlab.evaluation import panels
+from vqlab.evaluation.batches import MakeBatches, read, to_host
+from vqlab.evaluation.image_metrics import (
+    PSNR,
+    CodebookUsage,
+    Mean,
+    bits_per_pixel,
+    mean_colour,
+    ssim_gaussian,
+    ssim_uniform,
+)
+from vqlab.evaluation.ladders import GroupLadder, Ladder, Weights
+from vqlab.evaluation.panels import Measured, Section
+from vqlab.models.pretrained.lpips import lpips_distance
+
+# Last part of a metric's name, less the group's number -> how it is measured.
+PROTOCOLS = {
+    "psnr": "dB, of the mean MSE over all images; floats in [0, 1], clipped (MGVQ, eval_recon.py)",
+    "psnr_mean": "dB, mean over images of each image's PSNR; floats in [0, 1], clipped",
+    "ssim": "7x7 uniform window on uint8 (floored), mean over images; as skimage (MGVQ)",
+    "ssim_gaussian": "11x11 Gaussian window on floats in [0, 1], mean over images; as torchmetrics",
+    "lpips": "VGG-16, version 0.1, images in [-1, 1], mean over images",
+    "usage": "share of the group's codewords chosen at least once on these images",
+    "perplexity": "2**entropy of the group's codeword choices on these images",
+    "entropy": "bits per index of the group, from the codeword frequencies on these images",
+    "bits_per_pixel": "fixed-length indices: groups x log2(codewords per group) / stride**2",
+    "entropy_bits_per_pixel": "ideal code per group: sum of the groups' entropies / stride**2",
+    "images_per_second": "encode and decode with all {noun}, median of {repeats} runs of one batch "
+    "after compilation; no loading, no metrics",
+    "num_images": "images evaluated, padding not counted",
+}
+BASELINES = {
+    "mean_colour": "of each image painted in its own mean colour",
+    "mean_image": "with the mean of all evaluated images in the place of each",
+}
+ABSENT = {"groups": "zero", "concepts": "null"}
+
+TIMING_REPEATS = 3
+EVERYTHING = "everything"  # the way of a tokenizer that has nothing to count
+
+
+def describe(name: str, noun: str = "groups") -> str:
+    """One line on how the metric `name` of `ReconstructionEvaluator.run` is measured."""
+    prefix, _, last = name.rpartition("/")
+    if prefix in BASELINES:
+        return f"as {last}, {BASELINES[prefix]}"
+    if prefix:
+        noun, k = prefix.split("_")
+        return f"as {last}, {noun} kept: first {k}, the others {ABSENT[noun]}"
+    text = PROTOCOLS[re.sub(r"_g\d+$", "", last)]
+    return text.format(noun=noun or "latents", repeats=TIMING_REPEATS)
+
+
+@struct.dataclass
+class Quality:
+    """Metric states of one way of reconstructing; `lpips` is None where it is not measured."""
+
+    psnr: PSNR
+    ssim: Mean
+    ssim_gaussian: Mean
+    lpips: Mean | None
+
+    @classmethod
+    def empty(cls, *, lpips: bool) -> Quality:
+        """No images."""
+        return cls(PSNR.empty(), Mean.empty(), Mean.empty(), Mean.empty() if lpips else None)
+
+    def add(self, lpips_params: Any, images, reconstruction, mask) -> Quality:
+        """With a batch; `lpips_params` is read only where LPIPS is measured."""
+        lpips = self.lpips
+        if lpips is not None:
+            distance = lpips_distance(lpips_params, images, jnp.clip(reconstruction, -1, 1))
+            lpips = lpips.add(distance, mask)
+        return Quality(
+            psnr=self.psnr.add(images, reconstruction, mask),
+            ssim=self.ssim.add(ssim_uniform(images, reconstruction), mask),
+            ssim_gaussian=self.ssim_gaussian.add(ssim_gaussian(images, reconstruction), mask),
+            lpips=lpips,
+        )
+
+    def compute(self) -> dict[str, jax.Array]:
+        """Scalars by name."""
+        values = self.psnr.compute()
+        means = {"ssim": self.ssim, "ssim_gaussian": self.ssim_gaussian, "lpips": self.lpips}
+        return values | {name: mean.compute() for name, mean in means.items() if mean is not None}
+
+
+class ReconstructionEvaluator:
+    """Encodes a data set once, decodes it at every level of the ladder, and measures each.
+
+    After `run`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold the first n
+    images and what each level makes of them (NumPy, in [-1, 1] but for a decoder's overshoot), and
+    `protocol` says in one line how each metric was measured.
+
+    Args:
+      ladder: of the tokenizer.
+      make_batches: gives the batches of a split; "validation" is read twice.
+      num_images_kept: n; fewer where the data set is smaller.
+      lpips: whether to measure LPIPS, with the parameters in `frozen["lpips"]`.
+      seed: of the decoder's noise, the same at every level.
+    """
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        make_batches: MakeBatches,
+        *,
+        num_images_kept: int = 8,
+        lpips: bool = False,
+        seed: int = 0,
+    ):
+        self._ladder = ladder
+        self._make_batches = make_batches
+        self._num_images_kept = num_images_kept
+        self._lpips = lpips
+        self._key = jax.random.key(seed)
+        # The last one keeps everything.
+        self._ways = {f"{ladder.noun}_{k}": k for k in ladder.levels} or {EVERYTHING: ladder.total}
+        self.originals = np.zeros((0, 0, 0, 3), np.float32)
+        self.reconstructions = np.zeros((len(self._ways), 0, 0, 0, 3), np.float32)
+        self.protocol: dict[str, str] = {}
+        # The number kept is an argument of the compiled function, so all decoders are one.
+        self._encode = jax.jit(ladder.encode)
+        self._decode = jax.jit(ladder.decode)
+        self._observe = jax.jit(CodebookUsage.add)
+        self._score = jax.jit(Quality.add)
+        self._paint = jax.jit(mean_colour)
+        self._sum = jax.jit(_sum_images)
+        self._repeat = jax.jit(lambda image, images: jnp.broadcast_to(image, images.shape))
+
+    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics of the tokenizer with these parameters, flat.
+
+        `psnr`, `psnr_mean`, `ssim`, `ssim_gaussian` (and `lpips`) with everything, the same under
+        `groups_1/` ... `groups_G/` or `concepts_1/` ... `concepts_S/`, `mean_colour/` and
+        `mean_image/`; `images_per_second`, `num_images`. Of MGVQ also `usage_g0`,
+        `perplexity_g0`, `entropy_g0`, ... per group, `bits_per_pixel`, `entropy_bits_per_pixel`.
+
+        Raises:
+          ValueError: there are no images, or LPIPS is wanted and its parameters are absent.
+        """
+        if self._lpips and "lpips" not in frozen:
+            raise ValueError("LPIPS is to be measured but its weights were not given")
+        lpips_params = frozen["lpips"] if self._lpips else None
+        weights: Weights = {"params": params, **variables}, frozen
+        mean_image = self._mean_image()
+        usage = self._empty_usage()
+        quality = {
+            way: Quality.empty(lpips=self._lpips)
+            for way in ["mean_colour", "mean_image", *self._ways]
+        }
+        kept: dict[str, list[np.ndarray]] = {way: [] for way in ["images", *self._ways]}
+        for number, batch in read(self._make_batches, "validation"):
+            images, mask = batch["images"], batch["mask"]
+            made = {
+                "mean_colour": self._paint(images),
+                "mean_image": self._repeat(mean_image, images),
+            }
+            code = self._encode(weights, images)
+            key = jax.random.fold_in(self._key, number)
+            for way, k in self._ways.items():
+                made[way] = self._decode(weights, code, k, key)
+            for way, pictures in made.items():
+                quality[way] = self._score(quality[way], lpips_params, images, pictures, mask)
+            if usage is not None:
+                usage = self._observe(usage, code, mask)
+            self._keep(kept, {"images": images, **made}, mask)
+
+        self.originals = np.concatenate(kept["images"])
+        self.reconstructions = np.stack([np.concatenate(kept[way]) for way in self._ways])
+        computed = {way: state.compute() for way, state in quality.items()}
+        results = computed[list(self._ways)[-1]] | self._rates(usage)
+        results["num_images"] = quality["mean_colour"].psnr.mse.count
+        results["images_per_second"] = self._images_per_second(weights, images)
+        computed.pop(EVERYTHING, None)
+        results |= {f"{way}/{name}": x for way, xs in computed.items() for name, x in xs.items()}
+        self.protocol = {name: describe(name, self._ladder.noun) for name in results}
+        return {name: float(to_host(value)) for name, value in results.items()}
+
+    def headings(self, results: Mapping[str, float]) -> list[str]:
+        """Over the columns of pictures: the original, then each level with its PSNR."""
+        headings = ["original"]
+        for way, k in self._ways.items():
+            heading, name = panels.count_label(k, self._ladder.noun), f"{way}/psnr"
+            if way == EVERYTHING:
+                heading, name = "reconstruction", "psnr"
+            if (psnr := results.get(name)) is not None:
+                heading += f"\n{psnr:.2f} dB"
+            headings.append(heading)
+        return headings
+
+    def sections(self, name: str, measured: Measured) -> list[Section]:
+        """Pictures, the table of results, and quality over the number kept."""
+        own = measured.own(name)
+        noun = self._ladder.noun
+        heading, text = "Baselines", "Measured as above. "
+        if noun:
+            heading = f"By number of {noun}"
+            text = f"Measured as above; {noun} beyond the first k are {ABSENT[noun]}. "
+        text += (
+            "Mean colour paints each image in its own mean colour, mean image shows the mean of "
+            "the evaluated images for each."
+        )
+        plots = panels.quality_plots(name, measured, self._ladder)
+        table = panels.level_table(own, noun)
+        return [
+            panels.picture_section(self.originals, self.reconstructions, self.headings(own)),
+            Section("Results", panels.results_table(own, self.protocol) + panels.usage_plot(own)),
+            Section(heading, f"<p>{text}</p>{plots}{table}"),
+        ]
+
+    def _mean_image(self) -> jax.Array:
+        """[H, W, 3] in [-1, 1], over the validation split."""
+        total, count = 0.0, 0
+        for _, batch in read(self._make_batches, "validation"):
+            total, count = self._sum(total, count, batch["images"], batch["mask"])
+        return total / jnp.maximum(count, 1)
+
+    def _empty_usage(self) -> CodebookUsage | None:
+        if not isinstance(self._ladder, GroupLadder):
+            return None
+        return CodebookUsage.empty(
+            self._ladder.total, self._ladder.tokenizer.quantizer.codebook_size
+        )
+
+    def _rates(self, usage: CodebookUsage | None) -> dict[str, Any]:
+        if usage is None:
+            return {}
+        values = {name: to_host(x) for name, x in usage.compute().items()}
+        results = {f"{name}_g{g}": x for name, xs in values.items() for g, x in enumerate(xs)}
+        tokenizer = self._ladder.tokenizer
+        stride = tokenizer.stride
+        results["bits_per_pixel"] = bits_per_pixel(
+            self._ladder.total, tokenizer.quantizer.codebook_size, stride
+        )
+        results["entropy_bits_per_pixel"] = values["entropy"].sum() / stride**2
+        return results
+
+    def _keep(self, kept: dict[str, list], pictures: Mapping[str, Any], mask: Any) -> None:
+        """Appends what is still missing of the first n images that are not padding."""
+        missing = self._num_images_kept - sum(len(x) for x in kept["images"])
+        if missing <= 0 and kept["images"]:
+            return
+        rows = np.flatnonzero(to_host(mask))[: max(missing, 0)]
+        for name in kept:
+            kept[name].append(to_host(pictures[name])[rows].astype(np.float32))
+
+    def _images_per_second(self, weights: Weights, images) -> float:
+        seconds = []
+        for _ in range(TIMING_REPEATS):
+            start = time.perf_counter()
+            code = self._encode(weights, images)
+            jax.block_until_ready(self._decode(weights, code, self._ladder.total, self._key))
+            seconds.append(time.perf_counter() - start)
+        return images.shape[0] / float(np.median(seconds))
+
+
+def _sum_images(total, count, images, mask):
+    shown = jnp.where(mask[:, None, None, None], jnp.clip(images, -1, 1), 0)
+    return total + jnp.sum(shown, axis=0), count + jnp.sum(mask, dtype=jnp.int32)

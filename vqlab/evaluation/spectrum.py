@@ -1,0 +1,131 @@
+"""Power spectra of reconstructions against the originals', for each number of units kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqlab.evaluation import figures, panels, spectra
+from vqlab.evaluation.batches import MakeBatches, read, to_host
+from vqlab.evaluation.ladders import Ladder, Weights
+from vqlab.evaluation.panels import Measured, Section
+
+DISTANCE = (
+    "mean |log10 power - log10 power of the originals| over log frequency; radial power of the "
+    "luma, mean over images"
+)
+COUPLING = "spectrum_distance averaged over the numbers kept ({levels}), each with equal weight"
+
+
+class PowerSpectrum:
+    """How much of the originals' power each level of the ladder has, by frequency.
+
+    Semanticist, section 5.4: a tokenizer whose power grows with every unit stores spectrum and
+    meaning together; one whose spectrum is right from the first unit on leaves the spectrum to its
+    decoder.
+
+    After `run`, `frequency` [R], `original_power` [R] and `power` {number kept: [R]} hold the
+    curves.
+
+    Args:
+      ladder: of the tokenizer.
+      make_batches: gives the batches of a split; "validation" is read.
+      seed: of the decoder's noise, the same at every level.
+    """
+
+    def __init__(self, ladder: Ladder, make_batches: MakeBatches, *, seed: int = 0):
+        self._ladder = ladder
+        self._make_batches = make_batches
+        self._key = jax.random.key(seed)
+        self._levels = ladder.levels or (ladder.total,)
+        self.frequency = self.original_power = np.zeros(0)
+        self.power: dict[int, np.ndarray] = {}
+        self.protocol: dict[str, str] = {}
+        self._encode = jax.jit(ladder.encode)
+        self._sum_decoded = jax.jit(self._decode_and_sum)
+        self._sum = jax.jit(_sum_power)
+
+    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """`spectrum_distance` with everything and under `groups_1/` or `concepts_1/` ..., in powers
+        of ten; `semantic_spectrum_coupling`, the mean of the latter, which is small where the
+        spectrum is right from the first unit on.
+
+        Raises:
+          ValueError: there are no images, or they are too small.
+        """
+        weights: Weights = {"params": params, **variables}, frozen
+        original, count = 0.0, 0
+        totals: dict[int, Any] = dict.fromkeys(self._levels, 0.0)
+        for number, batch in read(self._make_batches, "validation"):
+            images, mask = batch["images"], batch["mask"]
+            original += to_host(self._sum(images, mask)).astype(np.float64)
+            count += int(to_host(mask).sum())
+            code = self._encode(weights, images)
+            key = jax.random.fold_in(self._key, number)
+            for k in self._levels:
+                power = to_host(self._sum_decoded(weights, code, mask, k, key))
+                totals[k] += power.astype(np.float64)
+        self.frequency = spectra.frequencies(*images.shape[1:3])
+        self.original_power = original / count
+        self.power = {k: total / count for k, total in totals.items()}
+        return self._results()
+
+    def sections(self, name: str, measured: Measured) -> list[Section]:
+        """The curves on logarithmic axes, and their distance over the number kept."""
+        own = measured.own(name)
+        curves = {self._label(k): (self.frequency, power) for k, power in self.power.items()}
+        original = self.frequency, self.original_power
+        plots = [
+            panels.figure(figures.spectra_png(original, curves), "Radial power spectrum"),
+            panels.level_plot(
+                name,
+                measured,
+                self._ladder,
+                "spectrum_distance",
+                title="Distance from the originals' spectrum",
+                ylabel="powers of ten",
+            ),
+        ]
+        return [
+            Section(
+                "Power spectrum",
+                panels.results_table(own, self.protocol)
+                + panels.row(plots)
+                + panels.level_table(own, self._ladder.noun),
+            )
+        ]
+
+    def _results(self) -> dict[str, float]:
+        """The numbers of the curves; sets `protocol`."""
+        ladder = self._ladder
+        distances = {
+            k: spectra.spectrum_distance(power, self.original_power, self.frequency)
+            for k, power in self.power.items()
+        }
+        results = {"spectrum_distance": distances[ladder.total]}
+        self.protocol = {"spectrum_distance": DISTANCE}
+        if ladder.levels:
+            results["semantic_spectrum_coupling"] = float(np.mean(list(distances.values())))
+            levels = ", ".join(map(str, ladder.levels))
+            self.protocol["semantic_spectrum_coupling"] = COUPLING.format(levels=levels)
+        for k in ladder.levels:
+            name = f"{ladder.noun}_{k}/spectrum_distance"
+            results[name] = distances[k]
+            self.protocol[name] = f"as spectrum_distance, {ladder.noun} kept: first {k}"
+        return results
+
+    def _label(self, k: int) -> str:
+        noun = self._ladder.noun
+        return panels.count_label(k, noun) if noun else "reconstructions"
+
+    def _decode_and_sum(self, weights, code, mask, k, key):
+        return _sum_power(self._ladder.decode(weights, code, k, key), mask)
+
+
+def _sum_power(images, mask):
+    power = spectra.radial_power(images)
+    return jnp.sum(jnp.where(mask[:, None], power, 0), axis=0)
