@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqlab.data.transforms import CenterCrop, TrainTransform, to_float
+from vqlab.data.transforms import CenterCrop, StoredCrop, TrainTransform, to_float
 
 
 def noise(height, width, seed=0):
@@ -91,3 +91,12 @@ def test_scales_out_of_order_are_refused(scales):
 def test_crop_size_must_be_positive():
     with pytest.raises(ValueError, match="crop size is 0"):
         CenterCrop(0)
+
+
+def test_a_stored_crop_is_taken_as_it_is():
+    pixels = noise(8, 8)
+    np.testing.assert_array_equal(StoredCrop(8)(Image.fromarray(pixels)), pixels)
+    # What evaluation does to a crop of the right size is nothing either.
+    np.testing.assert_array_equal(CenterCrop(8)(Image.fromarray(pixels)), pixels)
+    with pytest.raises(ValueError, match="a stored crop is 13x8, not 8x8"):
+        StoredCrop(8)(Image.fromarray(noise(8, 13)))

@@ -1,26 +1,43 @@
 """Images from storage to NumPy batches: sources, decoding, transforms and the grain pipeline.
 
+Records hold images together with what networks made of them, to be made once and trained from.
+
 Everything is random access: record `r` of a source, example number `i` of a training run and
 batch number `b` are pure functions of the source, the seed and the number. That is all that
 resuming, and feeding any number of hosts, needs.
 """
 
 from vqlab.data.corrupt import CorruptDataError
+from vqlab.data.manifest import Field, Manifest, check_records, read_manifest
 from vqlab.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
+from vqlab.data.record_writer import RecordFileError, RecordWriter
+from vqlab.data.records import RecordSource
 from vqlab.data.sources import Source, build_source
 from vqlab.data.tiles import TileSource
-from vqlab.data.transforms import CenterCrop, TrainTransform, to_float
+from vqlab.data.transforms import CenterCrop, StoredCrop, TrainTransform, to_float
+from vqlab.data.views import CenterViews, RandomViews, ViewBatches
 
 __all__ = [
     "CenterCrop",
+    "CenterViews",
     "CorruptDataError",
     "EvalBatches",
+    "Field",
+    "Manifest",
+    "RandomViews",
+    "RecordFileError",
+    "RecordSource",
+    "RecordWriter",
     "Source",
+    "StoredCrop",
     "TileSource",
     "TrainBatches",
     "TrainTransform",
+    "ViewBatches",
     "build_source",
+    "check_records",
     "eval_batches",
+    "read_manifest",
     "to_float",
     "train_batches",
 ]

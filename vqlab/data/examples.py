@@ -1,6 +1,7 @@
 """Example number `position` of a run, and rows of a batch: pure functions that workers call."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +12,26 @@ from vqlab.data.decode import UNREADABLE, decode_rgb
 MAX_REPLACEMENTS = 64
 
 # Independent random streams of one seed.
-AUGMENTATION, REPLACEMENT, ORDER = range(3)
+AUGMENTATION, REPLACEMENT, ORDER, VIEW = range(4)
 
 
 class Example(NamedTuple):
-    """`pixels` is uint8 [H, W, 3], or None where there is no image."""
+    """`pixels` is uint8 [H, W, 3], or None where there is no image; `arrays` are by name."""
 
     pixels: np.ndarray | None
     label: int
+    arrays: Mapping[str, np.ndarray]
     failures: tuple[Failure, ...]
+
+
+def no_example(*failures: Failure) -> Example:
+    """Where there is no image."""
+    return Example(None, 0, {}, failures)
+
+
+def array_fields(source) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of the arrays beside the images of a source; most have none."""
+    return getattr(source, "fields", {})
 
 
 class TrainExamples:
@@ -57,18 +69,22 @@ class TrainExamples:
         failures = []
         spare = None
         for _ in range(1 + MAX_REPLACEMENTS):
-            image, label, failure = _read(self._source, record)
-            if failure is None:
+            content = read_record(self._source, record)
+            if not isinstance(content, Failure):
+                image, label, arrays = content
                 rng = np.random.default_rng([self._seed, position, AUGMENTATION])
-                return Example(self._transform(image, rng), label, tuple(failures))
-            failures.append(failure)
+                return Example(self._transform(image, rng), label, arrays, tuple(failures))
+            failures.append(content)
             spare = spare or np.random.default_rng([self._seed, position, REPLACEMENT])
             record = int(spare.integers(len(self._source)))
-        return Example(None, 0, tuple(failures))
+        return no_example(*failures)
 
 
 class EvalExamples:
-    """The first `count` records in order; positions beyond them are empty (padding)."""
+    """`count` records, evenly spread and in order; positions beyond them are empty (padding).
+
+    Spread, because the records of many sets are sorted by class.
+    """
 
     def __init__(self, source, transform, count: int):
         self._source = source
@@ -78,21 +94,22 @@ class EvalExamples:
     def __call__(self, position: int) -> Example:
         """A corrupt record is empty too, and listed."""
         if position >= self._count:
-            return Example(None, 0, ())
-        image, label, failure = _read(self._source, position)
-        if failure is not None:
-            return Example(None, 0, (failure,))
-        return Example(self._transform(image, None), label, ())
+            return no_example()
+        content = read_record(self._source, position * len(self._source) // self._count)
+        if isinstance(content, Failure):
+            return no_example(content)
+        image, label, arrays = content
+        return Example(self._transform(image, None), label, arrays, ())
 
 
-def _read(source, record: int):
-    """(RGB image, label, None), or (None, 0, failure) for a corrupt record."""
+def read_record(source, record: int) -> tuple | Failure:
+    """(RGB image, label, arrays by name), or what is wrong with a corrupt record."""
     try:
-        fields = source[record]
-        return decode_rgb(fields["image"]), fields["label"], None
+        content = source[record]
+        arrays = {name: content[name] for name in array_fields(source)}
+        return decode_rgb(content["image"]), content["label"], arrays
     except UNREADABLE as error:
-        reason = f"{type(error).__name__}: {error}"
-        return None, 0, Failure(int(record), source.name(record), reason)
+        return Failure(int(record), source.name(record), f"{type(error).__name__}: {error}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,35 +120,46 @@ class BatchRows:
     p-th of P contiguous parts, so the batch put together is the same for every P.
 
     Attributes:
-      example_at: `TrainExamples` or `EvalExamples`.
+      example_at: `TrainExamples`, `EvalExamples` or `ViewExamples`.
       size: side of the images in pixels.
       batch_size: of the global batch.
       start: position of the first example.
+      fields: dtype and shape of the arrays beside the images, by name.
     """
 
-    example_at: TrainExamples | EvalExamples
+    example_at: Callable[[int], Example]
     size: int
     batch_size: int
     process_index: int
     process_count: int
     start: int = 0
+    fields: Mapping[str, tuple[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
         return self.batch_size // self.process_count
 
     def __call__(self, batch: int) -> dict:
-        """{"images_u8" uint8 [b, size, size, 3], "labels" int32 [b], "mask" bool [b],
-        "failures"}: uint8 because it is a quarter of the traffic between processes."""
+        """{"images_u8" uint8 [b, size, size, 3], "labels" int32 [b], "mask" bool [b], "failures"
+        and the `fields`}: stored dtypes, because there is less traffic between processes."""
         rows = self.num_rows
         images = np.zeros((rows, self.size, self.size, 3), np.uint8)
         labels = np.zeros(rows, np.int32)
         mask = np.zeros(rows, bool)
+        arrays = {n: np.zeros((rows, *shape), dtype) for n, (dtype, shape) in self.fields.items()}
         failures = []
         first = self.start + int(batch) * self.batch_size + self.process_index * rows
         for row in range(rows):
-            pixels, label, failed = self.example_at(first + row)
-            failures.extend(failed)
-            if pixels is not None:
-                images[row], labels[row], mask[row] = pixels, label, True
-        return {"images_u8": images, "labels": labels, "mask": mask, "failures": failures}
+            example = self.example_at(first + row)
+            failures.extend(example.failures)
+            if example.pixels is not None:
+                images[row], labels[row], mask[row] = example.pixels, example.label, True
+                for name, array in arrays.items():
+                    array[row] = example.arrays[name]
+        return {
+            "images_u8": images,
+            "labels": labels,
+            "mask": mask,
+            "failures": failures,
+            **arrays,
+        }

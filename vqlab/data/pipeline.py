@@ -8,8 +8,8 @@ import numpy as np
 from absl import flags
 
 from vqlab.data.corrupt import CorruptDataError, CorruptRecords
-from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples
-from vqlab.data.transforms import to_float
+from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples, array_fields
+from vqlab.data.transforms import StoredCrop, to_float
 
 ENDLESS = 2**62  # batches
 
@@ -72,6 +72,8 @@ class TrainBatches:
 
     def __next__(self) -> dict:
         """{"images": float32 [b, H, W, 3] in [-1, 1], "labels": int32 [b]} with b = B / P rows.
+
+        From records also their arrays, floats as float32.
 
         Raises:
           CorruptDataError: too many records are corrupt.
@@ -137,8 +139,9 @@ class EvalBatches:
         return math.ceil(self._count / self._rows.batch_size)
 
     def __iter__(self):
-        """Yields {"images", "labels", "mask": bool [b]}; the mask is False, and the image zero in
-        uint8 (-1), where there is no example: a corrupt image, or the last batch's padding."""
+        """Yields {"images", "labels", "mask": bool [b]} and arrays as in training; the mask is
+        False, and the image zero in uint8 (-1), where there is no example: a corrupt image, or
+        the last batch's padding."""
         self.corrupt = CorruptRecords(self._count, self._max_corrupt_share)
         batches = self._reading.read(self._rows, len(self))
         try:
@@ -169,7 +172,8 @@ def train_batches(
 
     Args:
       source: see `vqlab.data.sources.Source`.
-      transform: callable (RGB image, generator) -> uint8 [size, size, 3] with attribute `size`.
+      transform: callable (RGB image, generator) -> uint8 [size, size, 3] with attribute `size`;
+        `StoredCrop` where the source holds arrays beside the images, which are of these crops.
       batch_size: B, of the global batch over all processes.
       seed: of order and augmentation.
       process_index, process_count: p and P; this process gets rows p*B/P to (p+1)*B/P.
@@ -177,12 +181,17 @@ def train_batches(
       max_corrupt_share: see `CorruptRecords`.
 
     Raises:
-      ValueError: B does not split over the processes, or a number is out of range.
+      ValueError: B does not split over the processes, a number is out of range, or the transform
+        would part crops from their arrays.
     """
     if seed < 0:
         raise ValueError(f"data seed is {seed}, must not be negative")
+    if array_fields(source) and not isinstance(transform, StoredCrop):
+        raise ValueError(
+            f"records hold arrays of their crops; take these with StoredCrop, not {transform}"
+        )
     examples = TrainExamples(source, transform, seed)
-    rows = _rows(examples, transform, batch_size, process_index, process_count)
+    rows = _rows(examples, source, transform.size, batch_size, process_index, process_count)
     corrupt = CorruptRecords(len(source), max_corrupt_share)
     return TrainBatches(rows, corrupt, seed, Reading(num_workers, num_threads, prefetch))
 
@@ -202,7 +211,7 @@ def eval_batches(
 ) -> EvalBatches:
     """One pass in order, each example exactly once over all processes.
 
-    Arguments as in `train_batches`; `limit` takes only the first so many records.
+    Arguments as in `train_batches`; `limit` takes only so many records, evenly spread.
 
     Raises:
       ValueError: B does not split over the processes, or a number is out of range.
@@ -211,22 +220,28 @@ def eval_batches(
         raise ValueError(f"evaluation limit is {limit}, must be at least 1 (or None for all)")
     count = len(source) if limit is None else min(limit, len(source))
     examples = EvalExamples(source, transform, count)
-    rows = _rows(examples, transform, batch_size, process_index, process_count)
+    rows = _rows(examples, source, transform.size, batch_size, process_index, process_count)
     reading = Reading(num_workers, num_threads, prefetch)
     return EvalBatches(rows, count, max_corrupt_share, reading)
 
 
-def _rows(examples, transform, batch_size, process_index, process_count) -> BatchRows:
+def _rows(examples, source, size, batch_size, process_index, process_count) -> BatchRows:
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
             f"global batch size {batch_size} does not split over {process_count} processes"
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
-    return BatchRows(examples, transform.size, batch_size, process_index, process_count)
+    fields = array_fields(source)
+    return BatchRows(examples, size, batch_size, process_index, process_count, fields=fields)
 
 
 def _finish(batch: dict) -> dict:
     """The batch as the model takes it, in memory of its own (workers lend theirs)."""
     images = to_float(batch.pop("images_u8"))
-    return {"images": images, **{name: np.array(value) for name, value in batch.items()}}
+    return {"images": images, **{name: _widened(value) for name, value in batch.items()}}
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """A copy; of floats in float32, whatever they are stored in."""
+    return np.array(array, np.float32 if array.dtype.kind == "f" else array.dtype)

@@ -5,20 +5,33 @@ from typing import Any, Protocol
 
 from vqlab.data.folder import FolderSource
 from vqlab.data.photos import PhotoSource
+from vqlab.data.records import RecordSource
 from vqlab.data.tfds_records import TfdsSource
 
-SOURCES = {"photos": PhotoSource, "folder": FolderSource, "tfds": TfdsSource}
+SOURCES = {
+    "photos": PhotoSource,
+    "folder": FolderSource,
+    "tfds": TfdsSource,
+    "records": RecordSource,
+}
 
 
 class Source(Protocol):
-    """Random access to labelled images; picklable, for it is sent to worker processes."""
+    """Random access to labelled images; picklable, for it is sent to worker processes.
+
+    A source whose records hold arrays beside the image has the attribute `fields`, the dtype and
+    shape of each by its name.
+    """
 
     num_classes: int
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, record: int) -> dict[str, Any]:
-        """{"image": what `decode_rgb` takes, "label": int}; raises OSError if unreadable."""
+        """{"image": what `decode_rgb` takes, "label": int, and the arrays of `fields`}.
+
+        Raises one of `decode.UNREADABLE` for a damaged record.
+        """
         ...
 
     def name(self, record: int) -> str:
@@ -29,8 +42,8 @@ class Source(Protocol):
 def build_source(name: str, **args) -> Source:
     """Builds the source called `name`.
 
-    `photos(split)`, `folder(path, split)` or `tfds(dataset, split, data_dir)`, where `split` is
-    "train" or "validation".
+    `photos(split)`, `folder(path, split)`, `tfds(dataset, split, data_dir)` or `records(path,
+    split)`, where `split` is "train" or "validation".
 
     Raises:
       ValueError: unknown name or arguments, or the data are missing.

@@ -1,4 +1,4 @@
-"""Decoded images to crops: random for training, ADM's centre crop for evaluation."""
+"""Decoded images to crops: random for training, centred for evaluation, or stored before."""
 
 import dataclasses
 import math
@@ -114,3 +114,29 @@ class CenterCrop:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         x, y = (width - self.size) // 2, (height - self.size) // 2
         return np.asarray(image.crop((x, y, x + self.size, y + self.size)))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCrop:
+    """Takes a crop as it is, for records whose arrays were made of this very crop.
+
+    Attributes:
+      size: side of the crop in pixels.
+    """
+
+    size: int
+
+    def __post_init__(self):
+        _check_size(self.size)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        """RGB image [size, size] -> uint8 [size, size, 3]; `rng` is not used.
+
+        Raises:
+          ValueError: an image of another size.
+        """
+        if image.size != (self.size, self.size):
+            raise ValueError(
+                f"a stored crop is {image.width}x{image.height}, not {self.size}x{self.size}"
+            )
+        return np.asarray(image)

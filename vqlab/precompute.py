@@ -1,0 +1,258 @@
+"""Runs a network once over a data set and stores what it makes, as records to train from."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vqlab import build, data, models
+from vqlab.export.fingerprint import fingerprint, latent_fingerprints
+from vqlab.inference import LoadedSemanticist, LoadedTokenizer, load
+from vqlab.methods import build_frozen, check_image_size, repa_network
+from vqlab.training import sharding
+from vqlab.training.telemetry import ProgressBar
+
+SPLITS = ("train", "validation")
+WHAT = ("latents", "indices", "concepts")
+# Only the direction of REPA's targets is used, and they are the largest array by far.
+REPA_DTYPE = "float16"
+
+
+class Encoder(NamedTuple):
+    """Networks to run over images.
+
+    Attributes:
+      arrays: (weights, images [B, H, W, 3] in [-1, 1]) -> arrays [B, ...] by name.
+      weights: theirs.
+      made_by: of each array, the fingerprint of its network and that network in words.
+    """
+
+    arrays: Callable[[Any, jax.Array], dict[str, jax.Array]]
+    weights: Any
+    made_by: Mapping[str, tuple[str, str]]
+
+
+def build_encoder(
+    what: str, config: ml_collections.ConfigDict, source: str | pathlib.Path | None, dtype: str
+) -> Encoder:
+    """What makes the arrays `what`.
+
+    Args:
+      what: "latents" for the frozen networks of a Semanticist's config, "indices" or "concepts"
+        for a trained tokenizer.
+      config: for "latents" the model, and the size of the images for all.
+      source: workdir or export of the trained tokenizer.
+      dtype: of moments and concepts; REPA's features are always float16.
+
+    Raises:
+      ValueError: nothing to make, or the tokenizer is of another kind or image size.
+    """
+    if what not in WHAT:
+        raise ValueError(f"cannot make {what!r}; choose from {', '.join(WHAT)}")
+    if what == "latents":
+        return _latent_encoder(config, dtype)
+    if not source:
+        raise ValueError(f"{what} need a trained tokenizer: give --source=WORKDIR_OR_EXPORT")
+    tokenizer = load(source)
+    wanted = {"indices": LoadedTokenizer, "concepts": LoadedSemanticist}[what]
+    if not isinstance(tokenizer, wanted):
+        raise ValueError(f"{source} holds a {tokenizer.node['name']} that makes no {what}")
+    check_image_size(tokenizer.module, config.image_size, "image_size")
+    weights = {"params": tokenizer.params, **tokenizer.variables}
+    weights.pop("latent_space", None)  # only decoding needs it
+
+    def arrays(weights, images):
+        made = tokenizer.module.apply(weights, images, method="encode")
+        return {what: made.indices if what == "indices" else made.astype(dtype)}
+
+    return Encoder(arrays, weights, {what: (fingerprint(tokenizer.node, weights), "tokenizer")})
+
+
+def _latent_encoder(config: ml_collections.ConfigDict, dtype: str) -> Encoder:
+    if "latent_space" not in config.model:
+        raise ValueError(f"a {config.model.name} has no latent space; choose a Semanticist config")
+    model = models.build(config.model)
+    check_image_size(model, config.image_size, "image_size")
+    frozen = build_frozen(config)
+    made_by = latent_fingerprints(config.model.to_dict(), frozen)
+    if not made_by:
+        raise ValueError("nothing to precompute in pixel space unless REPA weights are given")
+
+    def arrays(weights, images):
+        made = {}
+        if "moments" in made_by:
+            moments = model.latent_space.moments(weights["latent_space"], images)
+            made["moments"] = moments.astype(dtype)
+        if "repa_features" in made_by:
+            made["repa_features"] = repa_network().apply(weights["repa"], images).astype(REPA_DTYPE)
+        return made
+
+    weights = {name: frozen[name] for name in ("latent_space", "repa") if name in frozen}
+    return Encoder(arrays, weights, made_by)
+
+
+def build_views(
+    config: ml_collections.ConfigDict, split: str, *, flip: bool, num_random: int
+) -> data.CenterViews | data.RandomViews:
+    """The crops of a split: of the training images as asked for, of the others the centre."""
+    if num_random and flip:
+        raise ValueError(f"views={num_random} flip by the config's augment.flip; leave out flip")
+    if split == "train" and num_random:
+        transform = data.TrainTransform(config.image_size, **config.augment)
+        return data.RandomViews(transform, num_random, config.seed)
+    return data.CenterViews(config.image_size, flip=flip and split == "train")
+
+
+class Job:
+    """The records of one split; `begin` before `run`, on every process.
+
+    Args:
+      what: see `build_encoder`.
+      encoder: what makes the arrays.
+      mesh: of this process's devices.
+      config: of the data.
+      split: "train" or "validation".
+      output: a folder of this name is written there.
+      views: see `build_views`.
+      batch_size, records_per_shard, limit: see `vqlab.data.views.ViewBatches`.
+
+    Raises:
+      ValueError: a setting cannot work.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        encoder: Encoder,
+        mesh: Mesh,
+        config: ml_collections.ConfigDict,
+        split: str,
+        output: str | pathlib.Path,
+        views: data.CenterViews | data.RandomViews,
+        *,
+        batch_size: int,
+        records_per_shard: int,
+        limit: int | None = None,
+    ):
+        if batch_size % mesh.size:
+            raise ValueError(f"batch_size={batch_size} does not divide over {mesh.size} devices")
+        self.split = split
+        self._encoder = encoder
+        self._mesh = mesh
+        name = config.data[f"{split}_split"]
+        source = build.build_source(config.data, name)
+        self._batches = data.ViewBatches(
+            source,
+            views,
+            batch_size,
+            records_per_shard=records_per_shard,
+            limit=limit,
+            **config.loader,
+        )
+        manifest = data.Manifest(
+            what=what,
+            image_size=config.image_size,
+            num_classes=source.num_classes,
+            fields=_fields(encoder, config.image_size),
+            views=views.describe(),
+            source=_source_facts(config.data, name, self._batches.num_images),
+            records_per_shard=records_per_shard,
+        )
+        self._writer = data.RecordWriter(
+            pathlib.Path(output).expanduser() / split,
+            manifest,
+            self._batches.num_shards,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def begin(self, *, overwrite: bool = False) -> None:
+        """Makes the folder.
+
+        Raises:
+          ValueError: records of another job are there; with `overwrite` they are deleted.
+        """
+        if jax.process_index() == 0:
+            self._writer.begin(overwrite=overwrite)
+        _wait_for_all(f"{self.split} begins")
+        self._writer.check()
+
+    def run(self) -> data.Manifest | None:
+        """Makes what is missing; the finished manifest, on process 0.
+
+        Raises:
+          RecordFileError: an array that is not finite, or a file that cannot be written.
+          CorruptDataError: too many images are corrupt.
+        """
+        shards = self._writer.missing()
+        lengths = [self._batches.batches_in(shard) for shard in shards]
+        with ProgressBar(sum(lengths), description=self.split) as bar, jax.set_mesh(self._mesh):
+            encoded = _encoded(self._encoder, self._mesh, self._batches.read(shards))
+            for shard, length in zip(shards, lengths, strict=True):
+                with self._writer.shard(shard) as file:
+                    for batch, arrays in itertools.islice(encoded, length):
+                        keep = batch["mask"]
+                        arrays = {name: array[keep] for name, array in arrays.items()}
+                        file.write(batch["images_u8"][keep], batch["labels"][keep], arrays)
+                        bar.update()
+        _wait_for_all(f"{self.split} ends")
+        return self._writer.finish() if jax.process_index() == 0 else None
+
+
+# What tells two sources of a kind apart.
+_IDENTITY = {"tfds": ("dataset",), "folder": ("path",), "records": ("path",)}
+
+
+def _source_facts(node: ml_collections.ConfigDict, split: str, num_images: int) -> dict[str, Any]:
+    identity = {name: node[name] for name in _IDENTITY.get(node.name, ())}
+    return {"name": node.name, **identity, "split": split, "num_images": num_images}
+
+
+def training_flags(config: ml_collections.ConfigDict, path: pathlib.Path) -> list[str]:
+    """The flags of vqlab.main that train from the records in `path`."""
+    flags = ["--config.data.name=records", f"--config.data.path={path}"]
+    for split in SPLITS:
+        if config.data[f"{split}_split"] != split:
+            flags.append(f"--config.data.{split}_split={split}")
+    return flags
+
+
+def _fields(encoder: Encoder, size: int) -> dict[str, data.Field]:
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    shapes = jax.eval_shape(encoder.arrays, encoder.weights, images)
+    return {
+        name: data.Field(leaf.dtype.name, leaf.shape[1:], *encoder.made_by[name])
+        for name, leaf in shapes.items()
+    }
+
+
+def _encoded(
+    encoder: Encoder, mesh: Mesh, batches: Iterable[dict]
+) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
+    """Each batch with its arrays, while the devices are at the next one."""
+    weights = jax.device_put(encoder.weights, sharding.replicated(mesh))
+    put = functools.partial(jax.device_put, device=sharding.batch_sharding(mesh))
+    encode = jax.jit(encoder.arrays)
+    pending = collections.deque()
+    for batch in batches:
+        images = put(data.to_float(batch["images_u8"]))
+        pending.append((batch, encode(weights, images)))
+        if len(pending) > 1:
+            yield jax.device_get(pending.popleft())
+    while pending:
+        yield jax.device_get(pending.popleft())
+
+
+def _wait_for_all(where: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
