@@ -15,17 +15,28 @@ from pathlib import Path
 
 import jax
 
+from tests.parity.diffloss import check_diffloss
+from tests.parity.diffusion import check_diffusion
+from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
+from tests.parity.semanticist import check_semanticist
 from tests.parity.trainstep import check_trainstep
+from tests.parity.vit import check_vit
 
 KINDS = {
     "tokenizer": "a tokenizer's weights and its forward passes (mgvq_tiny_*.npz)",
     "trainstep": "a tokenizer's training step, with the weights in the file beside it "
     "(mgvq_*_trainstep.npz)",
     "quantizer": "training steps of a quantizer alone (mgvq_quantizer_train*.npz)",
+    "vit": "Semanticist's encoder (semanticist_vit_*.npz)",
+    "dit": "Semanticist's decoder (semanticist_dit_*.npz)",
+    "semanticist": "its training step and sampling, with the weights in the two files beside it "
+    "(semanticist_trainstep*.npz)",
+    "diffusion": "schedules, losses and samplers (semanticist_diffusion*.npz)",
+    "diffloss": "the diffusion head of a second stage (semanticist_diffloss_*.npz)",
 }
 
 
@@ -38,6 +49,16 @@ def kind(arrays: dict, config: dict) -> str:
             return "trainstep"
         if "w/quantize.embedding.weight" in arrays:
             return "tokenizer"
+    marks = {
+        "vit": "w/encoder.cls_token",
+        "dit": "w/autoenc_cond_embedder.weight",
+        "semanticist": "in/nested_k",
+        "diffusion": "out/linear1000/betas",
+        "diffloss": "w/net.cond_embed.weight",
+    }
+    for name, mark in marks.items():
+        if mark in arrays:
+            return name
     known = "; ".join(f"{name}: {what}" for name, what in KINDS.items())
     raise Unsupported(f"unknown kind of array file; known kinds are {known}")
 
@@ -53,6 +74,16 @@ def check_file(path: Path) -> Report:
             check_trainstep(report, _weights_beside(path, arrays, config), config)
         case "quantizer":
             check_quantizer(report, config)
+        case "vit":
+            check_vit(report, config)
+        case "dit":
+            check_dit(report, config)
+        case "semanticist":
+            check_semanticist(report, config, path)
+        case "diffusion":
+            check_diffusion(report, config)
+        case "diffloss":
+            check_diffloss(report, config)
     report.finish()
     return report
 

@@ -18,7 +18,14 @@ from absl import flags  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Annotated shapes and types of the layers that compute are checked at each call.
-CHECKED = ["vqlab.ops", "vqlab.nn", "vqlab.models", "vqlab.evaluation.image_metrics"]
+CHECKED = [
+    "vqlab.ops",
+    "vqlab.diffusion",
+    "vqlab.nn",
+    "vqlab.models",
+    "vqlab.evaluation.image_metrics",
+    "vqlab.evaluation.spectra",
+]
 install_import_hook(CHECKED, "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from tests.filled import filled
 from vqlab import models
 
 
@@ -56,6 +57,53 @@ def images(batch_size=8, side=32, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(-1, 1, (batch_size, 4, 4, 3)).astype(np.float32)
     return jax.image.resize(coarse, (batch_size, side, side, 3), "bilinear")
+
+
+def semanticist_node(**parts):
+    """The smallest real Semanticist: 4 patches of 16-pixel images, 4 concepts of 4 numbers."""
+    concepts = {"num_concepts": 4, "concept_dim": 4}
+    transformer = {"patch_size": 8, "width": 16, "depth": 2, "num_heads": 2, "dtype": "float32"}
+    node = {
+        "name": "semanticist",
+        "encoder": {"name": "concept_encoder", "image_size": 16, **transformer, **concepts},
+        "decoder": {
+            "name": "dit",
+            "latent_size": 16,
+            "in_channels": 3,
+            "out_channels": 6,
+            "repa_layer": 1,
+            "repa_dim": 0,
+            **transformer,
+            **concepts,
+        },
+        "process": {"name": "ddpm"},
+        "latent_space": {"name": "pixel_space"},
+    }
+    return node | parts
+
+
+def semanticist(**parts):
+    """(module, variables) with every parameter random, as after some training."""
+    module = models.build(semanticist_node(**parts))
+    return module, filled(module.init, images(1, 16))
+
+
+def semanticist_config(**changes):
+    """A whole training config of it, on the photographs."""
+    from configs import semanticist_demo
+
+    config = semanticist_demo.get_config("debug").unlock()
+    config.model = semanticist_node()
+    config.num_steps, config.image_size = 4, 16
+    config.objective.nested_start = 2
+    config.sampling.num_steps = 2
+    config.mesh.update(data=2, fsdp=4)
+    config.intervals.update(log=1, evaluate=0, checkpoint=2)
+    for node in config.evals.values():
+        node.update(image_size=16, batch_size=8, limit=16, tiles=False)
+    config.evals.probe.update(tiles=True, limit=0)
+    config.update(changes)
+    return config.lock()
 
 
 def config(**changes):

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from tests.filled import filled
-from vqlab.nn.transformer import Block, PatchEmbed, SelfAttention, attend, layer_norm, scan_blocks
+from vqlab.nn.transformer import (
+    Block,
+    PatchEmbed,
+    SelfAttention,
+    attend,
+    layer_norm,
+    recomputed,
+    scan_blocks,
+)
 
 TOKENS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 16), np.float32))
 MASK = jnp.tril(jnp.ones((5, 5), bool))
@@ -14,11 +22,13 @@ MASK = jnp.tril(jnp.ones((5, 5), bool))
 class Stack(nn.Module):
     """Three blocks by one scan, each with its own drop rate."""
 
-    remat: bool = False
+    recompute: str = "nothing"
 
     @nn.compact
     def __call__(self, x, drop_rates=None):
-        block_class = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block_class = Block
+        if self.recompute != "nothing":
+            block_class = recomputed(Block, everything=self.recompute == "everything")
         block = block_class(2, name="blocks")
         return scan_blocks(block, lambda b, x, rate: b(x, MASK, rate), x, drop_rates, 3)
 
@@ -89,14 +99,24 @@ def test_layers_start_different():
     np.testing.assert_allclose(np.std(kernel), 0.02, rtol=0.1)
 
 
-def test_recomputing_changes_no_gradient(variables):
-    def gradient(stack):
-        return jax.jit(jax.grad(lambda v: jnp.sum(stack.apply(v, TOKENS) ** 2)))(variables)
+def test_recomputing_changes_no_gradient_and_stores_less(variables):
+    x = jnp.tile(TOKENS, (8, 1, 1))
 
-    plain, remat = gradient(Stack()), gradient(Stack(remat=True))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max()), plain, remat
-    )
+    def gradient(stack):
+        step = jax.jit(jax.grad(lambda v: jnp.sum(stack.apply(v, x) ** 2))).lower(variables)
+        compiled = step.compile()
+        return compiled(variables), compiled.memory_analysis().temp_size_in_bytes
+
+    expected, size = gradient(Stack())
+    for recompute in ("cheap", "everything"):
+        ours, smaller = gradient(Stack(recompute))
+        assert smaller < 0.8 * size
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()),
+            ours,
+            expected,
+        )
+        size = smaller
 
 
 def test_stochastic_depth_drops_branches_of_single_samples(variables):

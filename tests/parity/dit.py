@@ -49,10 +49,18 @@ def decoder(config: dict) -> DiT:
         num_concepts=config["num_autoenc"],
         concept_dim=config["autoenc_dim"],
         mlp_ratio=float(config["mlp_ratio"]),
-        repa_layer=config["encoder_depth"],
-        repa_dim=config["z_dim"] if config["use_repa"] else 0,
-        repa_width=config["projector_dim"],
+        **repa(config),
     )
+
+
+def repa(config: dict) -> dict:
+    if not config["use_repa"]:
+        return {}
+    return {
+        "repa_layer": config["encoder_depth"],
+        "repa_dim": config["z_dim"],
+        "repa_width": config["projector_dim"],
+    }
 
 
 def read_variables(report: Report, model: DiT) -> dict:
@@ -85,11 +93,13 @@ class Caller:
         self._apply = jax.jit(model.apply)
 
     def __call__(self, kept):
-        """(prediction NCHW, projected features [B, N, F])."""
+        """(prediction NCHW, projected features [B, N, F] or None)."""
         keep = keep_first(jnp.asarray(kept), self.model.num_concepts)
         output = self._apply(self.variables, self.x_t, self.t, self.concepts, keep_mask=keep)
-        features = np.asarray(output.features)
-        return to_nchw(output.prediction), features.reshape(len(features), -1, features.shape[-1])
+        features = output.features
+        if features is not None:
+            features = features.reshape(len(features), -1, self.model.repa_dim)
+        return to_nchw(output.prediction), features
 
 
 def check_forward(report: Report, call: Caller) -> None:

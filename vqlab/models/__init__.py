@@ -4,24 +4,43 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
+from vqlab.diffusion.ddpm import DDPM
+from vqlab.diffusion.flow import Flow
 from vqlab.models.conv_autoencoder import ConvDecoder, ConvEncoder
+from vqlab.models.diffusion_mlp import DiffusionMLP
 from vqlab.models.discriminator import PatchDiscriminator
+from vqlab.models.dit import DiT
+from vqlab.models.kl_autoencoder import KLDecoder, KLEncoder
+from vqlab.models.latent_space import AutoencoderSpace, PixelSpace
+from vqlab.models.semanticist import Semanticist
 from vqlab.models.tokenizer import Tokenizer
+from vqlab.models.vit import ConceptEncoder
+from vqlab.nn.bottleneck import GaussianBottleneck
 from vqlab.nn.quantizers import GroupedQuantizer
 
-MODULES: dict[str, type[nn.Module]] = {
-    "conv_encoder": ConvEncoder,
+# Linen modules, and the plain dataclasses that are parts of them.
+MODULES: dict[str, type] = {
+    "autoencoder_space": AutoencoderSpace,
+    "concept_encoder": ConceptEncoder,
     "conv_decoder": ConvDecoder,
+    "conv_encoder": ConvEncoder,
+    "ddpm": DDPM,
+    "diffusion_mlp": DiffusionMLP,
+    "dit": DiT,
+    "flow": Flow,
+    "gaussian_bottleneck": GaussianBottleneck,
     "grouped_quantizer": GroupedQuantizer,
+    "kl_decoder": KLDecoder,
+    "kl_encoder": KLEncoder,
     "patch_discriminator": PatchDiscriminator,
+    "pixel_space": PixelSpace,
+    "semanticist": Semanticist,
     "tokenizer": Tokenizer,
 }
 
 
-def build(node: Any) -> nn.Module:
-    """The module that a config node describes: MODULES[node["name"]] with the node's other entries.
+def build(node: Any) -> Any:
+    """The part that a config node describes: MODULES[node["name"]] with the node's other entries.
 
     A node is a ConfigDict or dict. Inner nodes are built first and lists become tuples, so a node
     read from JSON gives the same module. Raises ValueError for an unknown name and for unknown or

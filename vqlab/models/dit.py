@@ -20,6 +20,7 @@ from vqlab.nn.transformer import (
     SelfAttention,
     dense,
     layer_norm,
+    recomputed,
     scan_blocks,
     xavier_init,
 )
@@ -88,7 +89,7 @@ class DiT(nn.Module):
       repa_dim: channels of these features; 0: none, and no parameters for them.
       repa_width: inside the projector to these features.
       dtype: of the activations; parameters are float32.
-      remat: recompute each block in the backward pass instead of storing its activations.
+      remat: store only the input of each block for the backward pass; see `recomputed`.
     """
 
     latent_size: int
@@ -190,7 +191,7 @@ class DiT(nn.Module):
         self, x: Array, condition: Array, num_patches: int
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B P D"] | None]:
         """The last hidden state, and that of the patches after block `repa_layer`."""
-        block_class = nn.remat(DiTBlock, prevent_cse=False) if self.remat else DiTBlock
+        block_class = recomputed(DiTBlock, everything=self.remat)
         block = block_class(self.num_heads, self.mlp_ratio, self.dtype, name="blocks")
         is_repa_layer = jnp.arange(1, self.depth + 1) == self.repa_layer if self.repa_dim else None
 

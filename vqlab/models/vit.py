@@ -11,7 +11,15 @@ from jaxtyping import Array, Float
 
 from vqlab.models.tokenizer import check_images
 from vqlab.nn.layers import conv_init
-from vqlab.nn.transformer import Block, PatchEmbed, dense, layer_norm, scan_blocks, vit_init
+from vqlab.nn.transformer import (
+    Block,
+    PatchEmbed,
+    dense,
+    layer_norm,
+    recomputed,
+    scan_blocks,
+    vit_init,
+)
 from vqlab.ops.masks import concept_attention_mask
 from vqlab.ops.resize import bicubic
 
@@ -30,7 +38,7 @@ class ConceptEncoder(nn.Module):
       drop_path: stochastic depth, growing linearly from 0 to this over the blocks.
       is_causal: False: every token sees every other.
       dtype: of the activations; parameters are float32.
-      remat: recompute each block in the backward pass instead of storing its activations.
+      remat: store only the input of each block for the backward pass; see `recomputed`.
     """
 
     image_size: int
@@ -102,7 +110,7 @@ class ConceptEncoder(nn.Module):
             mask = concept_attention_mask(x.shape[1] - self.num_concepts, self.num_concepts)
         is_dropping = train and self.drop_path > 0
         rates = jnp.linspace(0.0, self.drop_path, self.depth) if is_dropping else None
-        block_class = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block_class = recomputed(Block, everything=self.remat)
         return scan_blocks(
             block_class(self.num_heads, self.mlp_ratio, self.dtype, name="blocks"),
             lambda block, x, rate: block(x, mask, rate),

@@ -203,5 +203,16 @@ def scan_blocks(
     return jax.tree.map(split_batch, carry)
 
 
+def recomputed(block_class: type[nn.Module], *, everything: bool) -> type[nn.Module]:
+    """`block_class` for `scan_blocks`, storing less for the backward pass.
+
+    With `everything` only its input is stored and the rest is computed again. Without, products
+    with parameters are stored too, and what is computed again costs a few per cent of a step:
+    norms, activations and attention weights. On CPUs even that is faster than storing them.
+    """
+    policy = None if everything else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(block_class, policy=policy, prevent_cse=False)
+
+
 def _precision(dtype: Dtype) -> jax.lax.Precision | None:
     return FLOAT32 if jnp.dtype(dtype) == jnp.float32 else None

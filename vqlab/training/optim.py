@@ -35,11 +35,15 @@ def build_schedule(
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
+# Never decayed, whatever their rank: a stack of layers has biases and scales of two axes.
+NOT_DECAYED = ("bias", "scale", "codebook")
+
+
 def decays(params):
     """True where weight decay applies: matrices and kernels, not biases, scales or codebooks."""
 
     def decide(path, leaf):
-        return leaf.ndim >= 2 and path[-1].key != "codebook"
+        return leaf.ndim >= 2 and path[-1].key not in NOT_DECAYED
 
     return jax.tree_util.tree_map_with_path(decide, params)
 

@@ -1,0 +1,104 @@
+"""Semanticist: a causal encoder of ordered concepts and a diffusion decoder that reads any prefix.
+
+The autoencoder whose latents the decoder denoises is no part of the module's parameters: it is
+never trained here, and comes in as an argument where it is needed (Semanticist, figure 3;
+diffuse_slot.py DiffuseSlot).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vqlab.models.dit import DenoiserOutput
+from vqlab.models.tokenizer import check_images
+
+
+class Semanticist(nn.Module):
+    """Images to S ordered concepts, and noisy latents with concepts to a prediction.
+
+    Attributes:
+      encoder: a `ConceptEncoder`.
+      decoder: a `DiT`.
+      process: the diffusion process, `DDPM` or `Flow`.
+      latent_space: what is denoised, `PixelSpace` or `AutoencoderSpace`.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    process: Any
+    latent_space: Any
+
+    def setup(self):
+        pairs = {
+            "num_concepts": (self.encoder.num_concepts, self.decoder.num_concepts),
+            "concept_dim": (self.encoder.concept_dim, self.decoder.concept_dim),
+        }
+        for name, (made, taken) in pairs.items():
+            if made != taken:
+                raise ValueError(f"the encoder's {name} is {made}, the decoder's {taken}")
+        channels = self.latent_space.channels
+        if self.decoder.in_channels != channels:
+            raise ValueError(
+                f"the latents have {channels} channels, the decoder takes "
+                f"{self.decoder.in_channels}"
+            )
+        if self.decoder.out_channels != self.process.output_channels(channels):
+            raise ValueError(
+                f"the process needs {self.process.output_channels(channels)} output channels, "
+                f"the decoder has {self.decoder.out_channels}"
+            )
+        side = self.decoder.latent_size * self.latent_space.stride
+        if self.encoder.image_size != side:
+            raise ValueError(
+                f"the encoder reads images of {self.encoder.image_size} pixels, the decoder's "
+                f"latents are of images of {side}"
+            )
+
+    @property
+    def num_concepts(self) -> int:
+        """S."""
+        return self.encoder.num_concepts
+
+    @property
+    def concept_dim(self) -> int:
+        """D."""
+        return self.encoder.concept_dim
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.encoder.image_size
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of what is denoised."""
+        side = self.decoder.latent_size
+        return side, side, self.decoder.in_channels
+
+    def __call__(self, images: Float[Array, "B H W 3"]) -> DenoiserOutput:
+        """One pass through all parts, which makes their parameters."""
+        x_t = jnp.zeros((len(images), *self.latent_shape))
+        return self.denoise(x_t, jnp.zeros(len(images)), self.encode(images))
+
+    def encode(
+        self, images: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> Float[Array, "B S D"]:
+        """Concepts, each with mean 0 and variance 1 over its D numbers; images in [-1, 1].
+
+        `train` draws from the stream "drop_path".
+        """
+        check_images(images, self.encoder.patch_size)
+        return self.encoder(images, train=train)
+
+    def denoise(
+        self,
+        x_t: Float[Array, "B h w C"],
+        t: Array,
+        concepts: Float[Array, "B S D"],
+        *,
+        keep_mask: Bool[Array, "B S"] | None = None,
+    ) -> DenoiserOutput:
+        """The decoder at times `t` [B] of the process; concepts not kept are learned nulls."""
+        return self.decoder(x_t, self.process.network_time(t), concepts, keep_mask=keep_mask)

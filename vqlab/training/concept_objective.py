@@ -1,0 +1,159 @@
+"""What Semanticist trains: a diffusion loss given a random prefix of the concepts, and REPA.
+
+Semanticist, section 4 and appendix C.1; diffuse_slot.py forward_with_latents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import repeat
+from flax import linen as nn
+
+from vqlab.models.semanticist import Semanticist
+from vqlab.ops import nesting, resize
+from vqlab.ops import rng as rng_streams
+from vqlab.training.objectives import TOKENIZER
+from vqlab.training.step import Aux, Tree
+
+NEVER = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class ConceptObjective:
+    """The one loss of encoder and decoder.
+
+    Attributes:
+      tokenizer: a `Semanticist`.
+      nested_start: the step from which each sample keeps a random prefix; -1 for never.
+      condition_dropout: share of samples without any concept before that step.
+      null_share: the same after it. As published 0, though guidance then leans on a case that is
+        not trained any more.
+      repa_weight: of the alignment with another network's features.
+      repa: that network, which maps images to features [B, h, w, F], with its parameters in
+        `frozen["repa"]`; None where features come with the batch, as "repa_features", or not at
+        all.
+      draws_per_image: times and noises that the decoder sees for one pass of the encoder.
+    """
+
+    tokenizer: Semanticist
+    nested_start: int = 0
+    condition_dropout: float = 0.1
+    null_share: float = 0.0
+    repa_weight: float = 1.0
+    repa: nn.Module | None = None
+    draws_per_image: int = 1
+
+    players = (TOKENIZER,)
+
+    def __post_init__(self):
+        for name in ("condition_dropout", "null_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is no share; choose 0..1")
+        if self.nested_start < NEVER:
+            raise ValueError(f"nested_start={self.nested_start}: choose a step, or -1 for never")
+        if self.draws_per_image < 1:
+            raise ValueError(f"draws_per_image={self.draws_per_image} must be at least 1")
+
+    def init(self, rng: jax.Array, batch: dict) -> tuple[dict[str, Tree], dict[str, Tree]]:
+        """(params, variables) of the tokenizer; `batch` gives the shapes."""
+        collections = dict(self.tokenizer.init(rng, batch["images"]))
+        return {TOKENIZER: collections.pop("params")}, {TOKENIZER: collections}
+
+    def __call__(self, params, variables, frozen, batch, *, rng, step):
+        """({"tokenizer": loss}, Aux).
+
+        batch["images"] is [B, H, W, 3] in [-1, 1]. Where the batch has "moments" [B, h, w, 2C] of
+        the autoencoder or "repa_features", the frozen networks are not run.
+        """
+        keys = rng_streams.streams(rng, "posterior", "keep", "time", "noise", "drop_path")
+        images, draws = batch["images"], self.draws_per_image
+        latents = repeat(
+            self._latents(frozen, batch, keys["posterior"]), "b ... -> (b n) ...", n=draws
+        )
+        process, total = self.tokenizer.process, self.tokenizer.num_concepts
+        kept = nesting.draw_num_kept(
+            keys["keep"],
+            len(latents),
+            total,
+            is_nested=(step >= self.nested_start) & (self.nested_start != NEVER),
+            condition_dropout=self.condition_dropout,
+            null_share=self.null_share,
+        )
+        loss, terms = self.losses(
+            {"params": params[TOKENIZER], **variables[TOKENIZER]},
+            images,
+            latents,
+            jax.random.normal(keys["noise"], latents.shape),
+            process.draw_times(keys["time"], len(latents)),
+            nesting.keep_first(kept, total),
+            self._repa_features(frozen, batch),
+            rngs={"drop_path": keys["drop_path"]},
+        )
+        return {TOKENIZER: loss}, Aux(variables, terms, {})
+
+    def losses(self, weights, images, latents, noise, t, keep_mask, repa_features=None, *, rngs):
+        """(loss, {term: mean}) of given draws.
+
+        `images` [B, H, W, 3]; `latents`, `noise` [B n, h, w, C], `t` [B n] and `keep_mask`
+        [B n, S] are n draws for each image; `repa_features` [B, h', w', F] or None.
+        """
+        process = self.tokenizer.process
+        x_t = process.add_noise(latents, noise, t)
+
+        def forward(model, images):
+            concepts = repeat(
+                model.encode(images, train=True),
+                "b ... -> (b n) ...",
+                n=len(latents) // len(images),
+            )
+            return model.denoise(x_t, t, concepts, keep_mask=keep_mask)
+
+        output = self.tokenizer.apply(weights, images, method=forward, rngs=rngs)
+        terms = process.losses(output.prediction, latents, noise, t)
+        terms = {name: jnp.mean(values) for name, values in terms.items()}
+        loss = terms.pop("loss")
+        if repa_features is not None:
+            terms["repa"] = repa_loss(output.features, repa_features)
+            loss += self.repa_weight * terms["repa"]
+        return loss, terms
+
+    def _latents(self, frozen, batch: dict[str, Any], key: jax.Array) -> jax.Array:
+        space = self.tokenizer.latent_space
+        if "moments" in batch:
+            return space.from_moments(batch["moments"], key)
+        return space.encode(frozen.get("latent_space", {}), batch["images"], key)
+
+    def _repa_features(self, frozen, batch: dict[str, Any]) -> jax.Array | None:
+        if self.tokenizer.decoder.repa_dim == 0:
+            return None
+        if "repa_features" in batch:
+            return batch["repa_features"]
+        return jax.lax.stop_gradient(self.repa.apply(frozen["repa"], batch["images"]))
+
+    def post_update(self, params: dict[str, Tree], update: Tree) -> dict[str, Tree]:
+        """Nothing but gradient steps changes these parameters."""
+        del update
+        return params
+
+
+def repa_loss(projected: jax.Array, features: jax.Array) -> jax.Array:
+    """Minus the mean cosine of projected [B n, h, w, F] and target features [B, h', w', F].
+
+    The projected features are resized bicubically to the targets' grid (diffuse_slot.py).
+    """
+    features = repeat(features, "b ... -> (b n) ...", n=len(projected) // len(features))
+    projected = resize.bicubic(projected, *features.shape[1:3])
+    return -jnp.mean(_cosine(projected, features.astype(jnp.float32)))
+
+
+def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    def unit(x):
+        # As torch.nn.functional.normalize: the norm is at least 1e-12, with a gradient at 0.
+        norm = jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
+        return x / norm
+
+    return jnp.sum(unit(a) * unit(b), -1)
