@@ -3,9 +3,19 @@
 import jax
 import pytest
 
-from configs import _common, mgvq_demo, mgvq_f8, mgvq_f16, mgvq_f32
+from configs import (
+    _common,
+    kl_vae_f16,
+    mgvq_demo,
+    mgvq_f8,
+    mgvq_f16,
+    mgvq_f32,
+    semanticist_demo,
+    semanticist_l,
+    semanticist_xl,
+)
 from tests import tiny
-from vqlab import build
+from vqlab import build, results
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -62,6 +72,37 @@ def test_published_configs_trace_at_full_size(variant, argument):
     assert metrics["usage"].shape == (config.model.quantizer.num_groups,)
 
 
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (kl_vae_f16.get_config(), 66_456_019),
+        # Encoder with its linear map, and decoder without its fixed position table.
+        (semanticist_l.get_config(), 86_237_952 + 12_304 + 456_984_704),
+        (semanticist_l.get_config("repa"), 86_237_952 + 12_304 + 464_853_888),
+        (semanticist_xl.get_config(), 86_237_952 + 12_304 + 673_871_232),
+    ],
+    ids=["kl_vae", "semanticist_l", "semanticist_l_repa", "semanticist_xl"],
+)
+def test_published_sizes_trace_at_full_size(config, parameters):
+    config = config.copy_and_resolve_references().unlock()
+    if "lpips_weight" in config.objective:
+        config.objective.lpips_weight = 0.0
+    mesh = build.build_mesh(config)
+    objective = build.build_objective(config)
+    optimizers = build.build_optimizers(config, objective.players)
+    state, _ = build.initial_state(config, objective, optimizers, mesh)
+    step = build.build_train_step(config, objective, optimizers, state, mesh)
+    shape = (config.batch_size, 256, 256, 3)
+    batch, frozen = {"images": jax.ShapeDtypeStruct(shape, "float32")}, {}
+    if "semanticist" in config.model.name:
+        batch["moments"] = jax.ShapeDtypeStruct((config.batch_size, 16, 16, 32), "float32")
+        batch["repa_features"] = jax.ShapeDtypeStruct((config.batch_size, 16, 16, 768), "float32")
+    with jax.set_mesh(mesh):
+        after, _ = jax.eval_shape(step, state, frozen, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert results.count_parameters(state.params["tokenizer"]) == parameters
+
+
 def test_the_number_of_groups_can_be_overridden_alone():
     config = mgvq_f16.get_config().copy_and_resolve_references()
     config.model.quantizer.num_groups = 8
@@ -72,7 +113,17 @@ def test_the_number_of_groups_can_be_overridden_alone():
     assert shapes["params"]["quantizer"]["codebook"].shape == (8, 8192, 4)
 
 
-@pytest.mark.parametrize("config", [mgvq_demo, *PUBLISHED.values()])
+@pytest.mark.parametrize(
+    "config",
+    [
+        mgvq_demo,
+        *PUBLISHED.values(),
+        kl_vae_f16,
+        semanticist_demo,
+        semanticist_l,
+        semanticist_xl,
+    ],
+)
 def test_config_arguments_are_checked(config):
     assert config.get_config("debug").num_steps <= 8
     with pytest.raises(ValueError, match="unknown config argument 'groupz'; known: "):

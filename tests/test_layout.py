@@ -19,7 +19,16 @@ BELOW = {
     "export": {"ops", "nn", "models"},
     "data": set(),
 }
-CONFIG_READERS = {"build.py", "main.py", "evaluate.py", "results.py", "workdir.py"}
+CONFIG_READERS = {
+    "build.py",
+    "evaluate.py",
+    "main.py",
+    "methods.py",
+    "precompute.py",
+    "results.py",
+    "tokenize.py",
+    "workdir.py",
+}
 
 
 def imports(path):

@@ -195,7 +195,7 @@ def test_evaluate_prints_numbers_beside_their_protocol(finished, tmp_path):
         f"--lpips_weights={tmp_path / 'lpips.safetensors'}",
     )
     assert done.returncode == 0, done.stderr
-    rows = {row.split()[0]: row for row in done.stdout.splitlines() if row}
+    rows = {row.split()[0]: row for row in reversed(done.stdout.splitlines()) if row}
     assert "of the mean MSE over all images" in rows["reconstruction/psnr"]
     assert "VGG-16" in rows["reconstruction/lpips"]
 

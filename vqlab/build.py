@@ -18,28 +18,28 @@ import ml_collections
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vqlab import data, models
-from vqlab.evaluation.evaluators import ReconstructionEvaluator
-from vqlab.export.lpips_weights import read_lpips
+from vqlab import data
+from vqlab.evaluation.evaluators import EVALUATORS, Evaluator
+from vqlab.evaluation.ladders import Ladder, ladder_of
+from vqlab.export.fingerprint import latent_fingerprints
+from vqlab.methods import build_frozen, build_objective, check_image_size
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.training.loop import Run
-from vqlab.training.objectives import TOKENIZER, TokenizerObjective
+from vqlab.training.objectives import TOKENIZER
 from vqlab.training.optim import build_optimizer
-from vqlab.training.step import TrainState, init_state, make_train_step
+from vqlab.training.step import Objective, TrainState, init_state, make_train_step
 from vqlab.training.telemetry import MetricWriter
 from vqlab.workdir import load_tokenizer, open_checkpoints, save_config
-
-EVALUATORS = {"reconstruction": ReconstructionEvaluator}
 
 
 def _arguments(node: ml_collections.ConfigDict, *drop: str) -> dict:
     return {name: value for name, value in node.items() if name not in drop}
 
 
-def build_mesh(config: ml_collections.ConfigDict) -> Mesh:
-    """The mesh of the config; checks that batches divide over it."""
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+def build_mesh(config: ml_collections.ConfigDict, devices=None) -> Mesh:
+    """The mesh of the config over all or the given devices; checks that batches divide over it."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     parts = mesh.size * config.accumulate
     if config.batch_size % parts:
         raise ValueError(
@@ -47,41 +47,6 @@ def build_mesh(config: ml_collections.ConfigDict) -> Mesh:
             f"x accumulate={config.accumulate}"
         )
     return mesh
-
-
-def build_objective(config: ml_collections.ConfigDict) -> TokenizerObjective:
-    """The model and what it is trained for."""
-    tokenizer = models.build(config.model)
-    if config.image_size % tokenizer.stride:
-        raise ValueError(
-            f"image_size={config.image_size} is no multiple of the model's stride "
-            f"{tokenizer.stride}"
-        )
-    discriminator = None
-    if config.objective.adversarial_weight:
-        discriminator = models.build(config.discriminator)
-    return TokenizerObjective(
-        tokenizer=tokenizer,
-        discriminator=discriminator,
-        **_arguments(config.objective, "lpips_weights"),
-    )
-
-
-def build_frozen(config: ml_collections.ConfigDict) -> dict:
-    """Networks that are never trained: LPIPS, where its weights are given.
-
-    Raises:
-      ValueError: when LPIPS has a weight in the loss and no file.
-    """
-    if config.objective.lpips_weights:
-        return {"lpips": read_lpips(config.objective.lpips_weights)}
-    if config.objective.lpips_weight:
-        raise ValueError(
-            f"objective.lpips_weight={config.objective.lpips_weight} needs the weights of VGG-16 "
-            "and of LPIPS: set --config.objective.lpips_weights=vgg16.pth,vgg.pth "
-            "(torchvision's vgg16 and the lpips package's vgg.pth), or set the weight to 0"
-        )
-    return {}
 
 
 def build_optimizers(config: ml_collections.ConfigDict, players: tuple[str, ...]) -> dict:
@@ -93,7 +58,34 @@ def build_optimizers(config: ml_collections.ConfigDict, players: tuple[str, ...]
 
 
 # What each source needs of config.data beside the split.
-_SOURCE_ARGUMENTS = {"photos": (), "folder": ("path",), "tfds": ("dataset", "data_dir")}
+_SOURCE_ARGUMENTS = {
+    "photos": (),
+    "folder": ("path",),
+    "records": ("path",),
+    "tfds": ("dataset", "data_dir"),
+}
+
+
+def check_stored(config: ml_collections.ConfigDict, frozen: dict) -> None:
+    """Checks that what is stored beside the images was made by this run's frozen networks.
+
+    Raises:
+      ValueError: the records are of another network or image size.
+    """
+    if config.data.name != "records" or "latent_space" not in config.model:
+        return
+    manifest = data.read_manifest(config.data.path, config.data.train_split)
+    made = latent_fingerprints(config.model.to_dict(), frozen)
+    if "moments" in manifest.fields and "moments" not in made:
+        raise ValueError(
+            f"records in {config.data.path} hold latents, but config.model reads images only"
+        )
+    data.check_records(
+        manifest,
+        config.data.path,
+        image_size=config.image_size,
+        fingerprints={name: mark for name, (mark, _) in made.items() if name in manifest.fields},
+    )
 
 
 def build_source(node: ml_collections.ConfigDict, split: str) -> data.Source:
@@ -104,9 +96,13 @@ def build_source(node: ml_collections.ConfigDict, split: str) -> data.Source:
 
 def build_batches(config: ml_collections.ConfigDict) -> data.TrainBatches:
     """This process's part of the endless training batches."""
+    if config.data.name == "records":
+        transform = data.StoredCrop(config.image_size)
+    else:
+        transform = data.TrainTransform(config.image_size, **_arguments(config.augment))
     return data.train_batches(
         build_source(config.data, config.data.train_split),
-        data.TrainTransform(config.image_size, **_arguments(config.augment)),
+        transform,
         config.batch_size,
         seed=config.seed,
         process_index=jax.process_index(),
@@ -115,31 +111,55 @@ def build_batches(config: ml_collections.ConfigDict) -> data.TrainBatches:
     )
 
 
+# What an evaluator's node says about its images; the rest are the evaluator's own arguments.
+_EVALUATION_DATA = ("name", "image_size", "tiles", "batch_size", "limit")
+
+
 def build_evaluator(
     config: ml_collections.ConfigDict,
     name: str,
-    tokenizer,
+    model,
     *,
     to_device: Callable = lambda batch: batch,
     num_devices: int = 1,
-) -> ReconstructionEvaluator:
+) -> Evaluator:
     """The evaluator `config.evals.<name>`; `to_device` spreads its batches over `num_devices`."""
     node = config.evals[name]
     if node.name not in EVALUATORS:
         raise ValueError(f"unknown evaluator {node.name!r}; known: {', '.join(EVALUATORS)}")
-    if node.image_size % tokenizer.stride:
-        raise ValueError(
-            f"evals.{name}.image_size={node.image_size} is no multiple of the model's stride "
-            f"{tokenizer.stride}"
-        )
+    check_image_size(model, node.image_size, f"evals.{name}.image_size")
     if node.batch_size % num_devices:
         raise ValueError(
             f"evals.{name}.batch_size={node.batch_size} does not divide over {num_devices} devices"
         )
-    source = build_source(config.data, config.data.validation_split)
+    splits = {
+        "train": functools.cache(lambda: _eval_batches(config, node, config.data.train_split)),
+        "validation": functools.cache(
+            lambda: _eval_batches(config, node, config.data.validation_split)
+        ),
+    }
+    splits["validation"]()  # missing data are an error now, not after hours
+
+    def make_batches(split: str = "validation"):
+        return (to_device(batch) for batch in splits[split]())
+
+    arguments = _arguments(node, *_EVALUATION_DATA)
+    if node.name == "reconstruction":
+        arguments["lpips"] = bool(config.objective.lpips_weights)
+    return EVALUATORS[node.name](build_ladder(config, model), make_batches, **arguments)
+
+
+def build_ladder(config: ml_collections.ConfigDict, model) -> Ladder:
+    """The model as reconstructions from growing prefixes, sampled as `config.sampling` says."""
+    sampling = _arguments(config.sampling) if "sampling" in config else {}
+    return ladder_of(model, **sampling)
+
+
+def _eval_batches(config: ml_collections.ConfigDict, node: ml_collections.ConfigDict, split: str):
+    source = build_source(config.data, split)
     if node.tiles:
         source = data.TileSource(source, node.image_size)
-    batches = data.eval_batches(
+    return data.eval_batches(
         source,
         data.CenterCrop(node.image_size),
         node.batch_size,
@@ -147,16 +167,6 @@ def build_evaluator(
         process_count=jax.process_count(),
         limit=node.limit or None,
         **_arguments(config.loader),
-    )
-
-    def make_batches():
-        return (to_device({key: batch[key] for key in ("images", "mask")}) for batch in batches)
-
-    return EVALUATORS[node.name](
-        tokenizer,
-        make_batches,
-        num_images_kept=node.num_images_kept,
-        lpips=bool(config.objective.lpips_weights),
     )
 
 
@@ -218,7 +228,9 @@ def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) ->
     objective = build_objective(config)
     optimizers = build_optimizers(config, objective.players)
     batches = build_batches(config)
-    frozen = jax.device_put(build_frozen(config), sharding.replicated(mesh))
+    frozen = build_frozen(config)
+    check_stored(config, frozen)
+    frozen = jax.device_put(frozen, sharding.replicated(mesh))
 
     def to_device(batch):
         return sharding.global_batch(batch, mesh)
@@ -249,7 +261,7 @@ def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) ->
         train_step=build_train_step(config, objective, optimizers, abstract, mesh),
         frozen=frozen,
         batches=batches,
-        to_device=lambda batch: to_device({"images": batch["images"]}),
+        to_device=lambda batch: to_device({k: x for k, x in batch.items() if k != "labels"}),
         evaluate=evaluate if evaluators else None,
         checkpointer=checkpointer,
         writer=MetricWriter(workdir, step=int(state.step)),
@@ -270,8 +282,8 @@ class TrainingRun(NamedTuple):
 
     run: Run
     mesh: Mesh
-    objective: TokenizerObjective
-    evaluators: dict[str, ReconstructionEvaluator]
+    objective: Objective
+    evaluators: dict[str, Evaluator]
 
 
 def initial_weights(config: ml_collections.ConfigDict, abstract: TrainState):

@@ -1,11 +1,15 @@
-"""Moves tokenizers between runs, exported folders and MGVQ's official files.
+"""Moves tokenizers between runs, exported folders and the official files of their papers.
 
 python -m vqlab.convert export DIR OUT                               a run's weights -> a folder
 python -m vqlab.convert from-official FILE OUT --config=configs/mgvq_f16.py
+python -m vqlab.convert from-official FILE OUT --config=configs/semanticist_l.py --latents=kl16.ckpt
 python -m vqlab.convert to-official DIR OUT.safetensors              official names and layouts
 python -m vqlab.convert lpips vgg16.pth,vgg.pth OUT.safetensors      LPIPS in one file
 
-DIR is a workdir or an exported folder. Files are .safetensors, .npz, or PyTorch's .pt and .pth.
+DIR is a workdir or an exported folder. Files are .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt
+and .pkl, of which only tensors are read: no code in them runs. The official file may be MGVQ's,
+Semanticist's (model.safetensors or the averaged weights), or a KL autoencoder's in the naming of
+LDM and MAR or of diffusers.
 """
 
 from __future__ import annotations
@@ -16,39 +20,64 @@ import runpy
 
 from vqlab import cli, models
 from vqlab.export import lpips_weights, package, torch_weights
+from vqlab.export.kl_weights import kl_to_state, read_kl
+from vqlab.nn.bottleneck import GaussianBottleneck
 
 
-def model_node(config: str) -> dict:
-    """The model node of a config file, given as `FILE.py` or `FILE.py:argument`."""
+def read_config(config: str):
+    """The config of a file, given as `FILE.py` or `FILE.py:argument`."""
     path, _, argument = config.partition(":")
     if not pathlib.Path(path).is_file():
         raise ValueError(f"no config file {path}")
-    return runpy.run_path(path)["get_config"](argument).model.to_dict()
+    return runpy.run_path(path)["get_config"](argument)
 
 
 def export(source: str, output: str, step: str) -> str:
     """Writes a run's tokenizer as a folder that needs no training code to load."""
-    from vqlab.workdir import load_tokenizer
+    from vqlab import workdir
 
+    node, params, variables = workdir.load_tokenizer(source, step)
+    variables |= workdir.load_latent_space(source)
     facts = {"exported from": source, "step": step}
-    return str(package.save_package(output, *load_tokenizer(source, step), facts))
+    sampling = workdir.load_sampling(source)
+    return str(package.save_package(output, node, params, variables, facts, sampling))
 
 
-def from_official(weights: str, output: str, config: str) -> str:
+def from_official(weights: str, output: str, config: str, latents: str) -> str:
     """Writes an official state dict as a folder; every tensor must fit, once."""
-    node = model_node(config)
-    state = torch_weights.read_state_dict(weights)
-    template = package.abstract_variables(models.build(node))
-    params, variables = torch_weights.from_torch_state(state, template)
-    return str(package.save_package(output, node, params, variables, {"converted from": weights}))
+    chosen = read_config(config)
+    node = chosen.model.to_dict()
+    model = models.build(node)
+    template = package.abstract_variables(model)
+    needs_latents = template.pop("latent_space", None) is not None
+    if needs_latents and not latents:
+        raise ValueError("the model decodes latents: give their autoencoder as --latents=kl16.ckpt")
+    params, variables = read_official(weights, model, template)
+    if needs_latents:
+        autoencoder = model.latent_space.autoencoder
+        variables["latent_space"] = {"params": read_kl(latents, autoencoder)}
+    facts = {"converted from": weights}
+    sampling = chosen.sampling.to_dict() if "sampling" in chosen else None
+    return str(package.save_package(output, node, params, variables, facts, sampling))
+
+
+def read_official(weights: str, model, template: dict) -> tuple[dict, dict]:
+    """(params, variables) of a model from the official file."""
+    if isinstance(getattr(model, "quantizer", None), GaussianBottleneck):
+        return read_kl(weights, model), {}
+    return torch_weights.from_torch_state(torch_weights.read_state_dict(weights), template)
 
 
 def to_official(source: str, output: str, step: str) -> str:
     """Writes a tokenizer under the official names, in the official layouts."""
     from vqlab.workdir import load_tokenizer
 
-    _, params, variables = load_tokenizer(source, step)
-    torch_weights.write_state_dict(output, torch_weights.to_torch_state(params, variables))
+    node, params, variables = load_tokenizer(source, step)
+    if isinstance(getattr(models.build(node), "quantizer", None), GaussianBottleneck):
+        state = kl_to_state(params, naming="ldm")
+    else:
+        state = torch_weights.to_torch_state(params, variables)
+    torch_weights.write_state_dict(output, state)
     return output
 
 
@@ -79,9 +108,11 @@ def parser() -> argparse.ArgumentParser:
     command("export", export, source, ("output", "the folder to write")).add_argument(
         "--step", default="latest", help=step_help
     )
-    command(
+    sub = command(
         "from-official", from_official, ("weights", "the official file"), ("output", "the folder")
-    ).add_argument("--config", required=True, help="the config whose model it is, FILE.py:groups=8")
+    )
+    sub.add_argument("--config", required=True, help="whose model it is, FILE.py:groups=8")
+    sub.add_argument("--latents", default="", help="the autoencoder of Semanticist's latents")
     command("to-official", to_official, source, ("output", "the file to write")).add_argument(
         "--step", default="latest", help=step_help
     )

@@ -15,7 +15,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from vqlab import build, cli, results
+from vqlab.comparison import format_curves, read_comparison
 from vqlab.evaluation.report import format_table
+from vqlab.export.lpips_weights import read_lpips
 from vqlab.inference import load
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
@@ -33,6 +35,18 @@ _LPIPS = flags.DEFINE_string(
     "lpips_weights", None, "vgg16.pth,vgg.pth, to measure LPIPS; '' for not; default: the config's."
 )
 
+_COMPARE = flags.DEFINE_list(
+    "compare", [], "Workdirs of evaluated runs, to draw and print their curves beside this one's."
+)
+
+
+def evaluation_networks(config, tokenizer) -> dict:
+    """The frozen networks that evaluating takes: the model's own autoencoder, LPIPS if given."""
+    frozen = {"latent_space": tokenizer.variables.get("latent_space", {})}
+    if config.objective.lpips_weights:
+        frozen["lpips"] = read_lpips(config.objective.lpips_weights)
+    return frozen
+
 
 def main() -> None:
     """Loads, evaluates, prints and writes."""
@@ -40,14 +54,13 @@ def main() -> None:
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
         config = _CONFIG.value or load_config(workdir)
         require_writable(workdir)
+        others = read_comparison(_COMPARE.value)
         tokenizer = load(_SOURCE.value or workdir, _STEP.value)
         config.unlock()
         config.model = tokenizer.node
         if _LPIPS.value is not None:
             config.objective.lpips_weights = _LPIPS.value
-        if not config.objective.lpips_weights:
-            config.objective.lpips_weight = 0.0  # there is no loss here that would need them
-        frozen = build.build_frozen(config)
+        frozen = evaluation_networks(config, tokenizer)
         mesh = sharding.make_mesh(-1, 1)
         evaluators = {
             name: build.build_evaluator(
@@ -59,9 +72,8 @@ def main() -> None:
             )
             for name in config.evals
         }
-    weights = jax.device_put(
-        (tokenizer.params, tokenizer.variables, frozen), sharding.replicated(mesh)
-    )
+    variables = {k: x for k, x in tokenizer.variables.items() if k != "latent_space"}
+    weights = jax.device_put((tokenizer.params, variables, frozen), sharding.replicated(mesh))
     with jax.set_mesh(mesh):
         values = build.run_evaluators(evaluators, *weights)
     print(format_table(values, results.protocols(evaluators)))
@@ -73,7 +85,10 @@ def main() -> None:
         step=_STEP.value,
         parameters=results.count_parameters(tokenizer.params),
         load_path=str(_SOURCE.value or workdir),
+        comparison=others,
     )
+    if curves := format_curves({workdir.name: values} | others):
+        print(curves)
     print(f"report  {page}")
 
 

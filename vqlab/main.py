@@ -11,6 +11,7 @@ import contextlib
 import logging
 import pathlib
 import sys
+from collections.abc import Mapping
 
 import jax
 from absl import flags
@@ -18,6 +19,7 @@ from clu import parameter_overview
 from ml_collections import config_flags
 
 from vqlab import build, cli, results
+from vqlab.comparison import format_curves, read_comparison
 from vqlab.export import package
 from vqlab.training.loop import Intervals, NonFiniteError, train
 
@@ -25,6 +27,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, such as configs/mgvq_f16.py:groups=8."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the report go.")
+_COMPARE = flags.DEFINE_list(
+    "compare", [], "Workdirs of evaluated runs, to draw and print their curves beside this run's."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 log = logging.getLogger("vqlab")
@@ -37,6 +42,7 @@ def main() -> None:
     """Builds the run, trains it, and writes what it made."""
     config = _CONFIG.value
     with cli.exit_on_error():
+        others = read_comparison(_COMPARE.value)
         training = build.build_run(config, _WORKDIR.value)
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
     log.info("%s", describe(training, workdir))
@@ -49,7 +55,7 @@ def main() -> None:
             sys.exit(f"error: {error}; last good checkpoint: {steps[-1] if steps else 'none'}")
         if not is_complete:
             sys.exit(EXIT_STOPPED)
-        finish(config, workdir, training, state)
+        finish(config, workdir, training, state, others)
 
 
 def describe(training: build.TrainingRun, workdir: pathlib.Path) -> str:
@@ -66,8 +72,23 @@ def describe(training: build.TrainingRun, workdir: pathlib.Path) -> str:
     return f"parameters: {counts}; mesh {mesh} of {device}; step {int(training.run.state.step)}"
 
 
-def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) -> None:
-    """Evaluates if that is still to do, writes report and export, and says where they are."""
+def complete_variables(variables: dict, frozen: dict) -> dict:
+    """With the frozen autoencoder that decoding needs, where there is one."""
+    latent_space = frozen.get("latent_space")
+    return variables | {"latent_space": latent_space} if latent_space else variables
+
+
+def finish(
+    config,
+    workdir: pathlib.Path,
+    training: build.TrainingRun,
+    state,
+    others: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Evaluates if that is still to do, writes report and export, and says where they are.
+
+    `others` are the results of other runs by name, to compare with.
+    """
     run = training.run
     if run.evaluation is None and run.evaluate is not None:
         run.evaluation = run.evaluate(state)
@@ -80,8 +101,9 @@ def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) ->
         step=int(state.step),
         parameters=results.count_parameters(params),
         load_path=str(workdir / "export"),
+        comparison=others,
     )
-    params, variables = build.to_host((params, variables))
+    params, variables = build.to_host((params, complete_variables(variables, run.frozen)))
     if jax.process_index() == 0:
         package.save_package(
             workdir / "export",
@@ -89,7 +111,10 @@ def finish(config, workdir: pathlib.Path, training: build.TrainingRun, state) ->
             params,
             variables,
             facts={"steps": int(state.step), "training images": config.data.name},
+            sampling=config.sampling.to_dict() if "sampling" in config else None,
         )
+        if curves := format_curves({workdir.name: run.evaluation or {}} | dict(others or {})):
+            log.info("%s", curves)
         log.info("report      %s", page)
         log.info("checkpoint  %s", run.checkpointer.directory / str(int(state.step)))
         log.info("export      %s", workdir / "export")

@@ -8,6 +8,7 @@ import pathlib
 import ml_collections
 
 from vqlab.export import package
+from vqlab.methods import build_frozen
 from vqlab.training.checkpoint import Checkpointer
 from vqlab.training.objectives import TOKENIZER
 
@@ -43,13 +44,15 @@ def open_checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
 def load_tokenizer(path: str | pathlib.Path, step: int | str = "latest"):
     """(model node, params, variables) of an exported folder or of a run's checkpoint.
 
-    Of a run it takes the averaged weights where it has them.
+    Only what was trained: of a run the averaged weights where it has them.
 
     Raises:
       ValueError: no tokenizer there, no such checkpoint, or one that is truncated.
     """
     if package.is_package(path):
-        return package.load_package(path)
+        node, params, variables = package.load_package(path)
+        variables.pop("latent_space", None)
+        return node, params, variables
     config = load_config(path)
     checkpointer = open_checkpoints(config, pathlib.Path(path))
     try:
@@ -58,3 +61,18 @@ def load_tokenizer(path: str | pathlib.Path, step: int | str = "latest"):
         checkpointer.close()
     params = weights["ema"].get(TOKENIZER, weights["params"][TOKENIZER])
     return config.model.to_dict(), params, weights["variables"][TOKENIZER]
+
+
+def load_latent_space(path: str | pathlib.Path) -> dict:
+    """{"latent_space": the frozen autoencoder's variables} of a run; {} where it has none."""
+    config = load_config(path)
+    if "latent_space" not in config.model:
+        return {}
+    frozen = build_frozen(config)["latent_space"]
+    return {"latent_space": frozen} if frozen else {}
+
+
+def load_sampling(path: str | pathlib.Path) -> dict:
+    """How a run's evaluators decode; {} for a method that does not sample."""
+    config = load_config(path)
+    return config.sampling.to_dict() if "sampling" in config else {}

@@ -25,23 +25,27 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "READ
 
 _CARD = """# {name}
 
-An image tokenizer exported by vqlab: MGVQ, grouped codebooks on a convolutional autoencoder.
+An image tokenizer exported by vqlab: {kind}.
 
 | | |
 |---|---|
-| groups x codewords per group | {num_groups} x {codebook_size} |
-| stride | {stride} pixels |
-| bits per pixel | {bits:.4f} |
-| parameters | {parameters:,} |
-{facts}
+{rows}
 ```python
 import vqlab
 
 tokenizer = vqlab.load("{name}")
-indices = tokenizer.encode(images)  # [B, H, W, 3] in [-1, 1] -> [B, h, w, {num_groups}] int32
-images = tokenizer.decode(indices, num_groups={num_groups})  # fewer groups: coarser
+{usage}
 ```
 """
+_USE_GROUPS = """\
+indices = tokenizer.encode(images)  # [B, H, W, 3] in [-1, 1] -> [B, h, w, {groups}] int32
+images = tokenizer.decode(indices, num_groups={groups})  # fewer groups: coarser"""
+_USE_LATENTS = """\
+latents = tokenizer.encode(images)  # [B, H, W, 3] in [-1, 1] -> [B, h, w, {channels}] float32
+images = tokenizer.decode(latents)"""
+_USE_CONCEPTS = """\
+concepts = tokenizer.encode(images)  # [B, {size}, {size}, 3] in [-1, 1] -> [B, {total}, {dim}]
+images = tokenizer.decode(concepts, num_concepts={total})  # fewer concepts: what matters most"""
 
 
 def is_package(path: str | pathlib.Path) -> bool:
@@ -55,8 +59,17 @@ def save_package(
     params: Mapping,
     variables: Mapping,
     facts: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
-    """Writes the folder; `facts` are further rows of the model card.
+    """Writes the folder.
+
+    Args:
+      path: the folder.
+      node: the model's config node.
+      params: its parameters.
+      variables: its other collections, and as "latent_space" the variables of a frozen autoencoder.
+      facts: further rows of the model card.
+      sampling: how a model that samples decodes by default.
 
     Raises:
       ValueError: when the folder cannot be written.
@@ -64,7 +77,8 @@ def save_package(
     path = pathlib.Path(path)
     flat = traverse_util.flatten_dict({"params": params, **variables}, sep="/")
     arrays = {name: np.array(array, order="C") for name, array in flat.items()}
-    config = {"format": FORMAT, "model": node, "facts": dict(facts or {})}
+    config = {"format": FORMAT, "model": node, "sampling": dict(sampling or {})}
+    config["facts"] = dict(facts or {})
     try:
         path.mkdir(parents=True, exist_ok=True)
         save_file(arrays, path / WEIGHTS_FILE)
@@ -76,17 +90,32 @@ def save_package(
 
 
 def _card(name: str, node: Mapping, params: Mapping, facts: Mapping[str, Any]) -> str:
-    quantizer = node["quantizer"]
-    stride = models.build(node).stride
-    return _CARD.format(
-        name=name,
-        num_groups=quantizer["num_groups"],
-        codebook_size=quantizer["codebook_size"],
-        stride=stride,
-        bits=quantizer["num_groups"] * np.log2(quantizer["codebook_size"]) / stride**2,
-        parameters=sum(array.size for array in jax.tree.leaves(params)),
-        facts="".join(f"| {key} | {value} |\n" for key, value in facts.items()),
-    )
+    kind, rows, usage = _describe(node)
+    rows["parameters"] = f"{sum(array.size for array in jax.tree.leaves(params)):,}"
+    rows |= facts
+    table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
+    return _CARD.format(name=name, kind=kind, rows=table, usage=usage)
+
+
+def _describe(node: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
+    """(kind, rows, usage) of the card."""
+    if node["name"] == "semanticist":
+        encoder = node["encoder"]
+        total, dim, size = (encoder[n] for n in ("num_concepts", "concept_dim", "image_size"))
+        rows = {"concepts x numbers": f"{total} x {dim}", "image size": f"{size} pixels"}
+        usage = _USE_CONCEPTS.format(total=total, dim=dim, size=size)
+        return "Semanticist, ordered concepts and a diffusion decoder", rows, usage
+    quantizer, stride = node["quantizer"], models.build(node).stride
+    rows = {"stride": f"{stride} pixels"}
+    if "codebook_size" not in quantizer:
+        channels = quantizer["latent_channels"]
+        kind = "a Gaussian bottleneck on a convolutional autoencoder"
+        return kind, rows | {"latent channels": channels}, _USE_LATENTS.format(channels=channels)
+    groups, size = quantizer["num_groups"], quantizer["codebook_size"]
+    rows["groups x codewords per group"] = f"{groups} x {size}"
+    rows["bits per pixel"] = f"{groups * np.log2(size) / stride**2:.4f}"
+    kind = "MGVQ, grouped codebooks on a convolutional autoencoder"
+    return kind, rows, _USE_GROUPS.format(groups=groups)
 
 
 def load_package(path: str | pathlib.Path) -> tuple[dict, dict, dict]:
@@ -111,15 +140,29 @@ def load_package(path: str | pathlib.Path) -> tuple[dict, dict, dict]:
     return saved["model"], params, collections
 
 
-def abstract_variables(tokenizer) -> dict:
-    """Shapes of everything that `tokenizer.init` makes, by collection; nothing is computed."""
-    image = jax.ShapeDtypeStruct((1, 2 * tokenizer.stride, 2 * tokenizer.stride, 3), np.float32)
-    return jax.eval_shape(tokenizer.init, jax.random.key(0), image)
+def load_sampling(path: str | pathlib.Path) -> dict[str, Any]:
+    """How the model in a folder decodes by default; {} for one that does not sample."""
+    return json.loads((pathlib.Path(path) / CONFIG_FILE).read_text()).get("sampling", {})
 
 
-def check_arrays(tokenizer, flat: Mapping[str, np.ndarray], where: str) -> None:
+def abstract_variables(model) -> dict:
+    """Shapes of everything that belongs to a model, by collection; nothing is computed.
+
+    That is what `model.init` makes, and for Semanticist the autoencoder of its latent space.
+    """
+    space = getattr(model, "latent_space", None)
+    side = 2 * model.stride if space is None else model.image_size
+    image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    collections = dict(jax.eval_shape(model.init, jax.random.key(0), image))
+    autoencoder = getattr(space, "autoencoder", None)
+    if autoencoder is not None:
+        collections["latent_space"] = abstract_variables(autoencoder)
+    return collections
+
+
+def check_arrays(model, flat: Mapping[str, np.ndarray], where: str) -> None:
     """Raises a ValueError that lists missing, unexpected and misshapen arrays."""
-    wanted = traverse_util.flatten_dict(abstract_variables(tokenizer), sep="/")
+    wanted = traverse_util.flatten_dict(abstract_variables(model), sep="/")
     shared = wanted.keys() & flat.keys()
     faults = {
         "missing": sorted(wanted.keys() - flat.keys()),

@@ -1,0 +1,45 @@
+"""Curves of several runs over the number of concepts or groups kept, side by side."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+
+from vqlab.results import read_results
+
+_LEVEL = re.compile(r"(.+)/(?:groups|concepts)_(\d+)/(\w+)")
+SHOWN = ("reconstruction/psnr", "reconstruction/ssim", "explained_variance/share")
+
+
+def read_comparison(workdirs: Iterable[str | pathlib.Path]) -> dict[str, dict[str, float]]:
+    """{folder's name: {"EVALUATOR/METRIC": value}} of runs that were evaluated.
+
+    Raises:
+      ValueError: a run that was never evaluated.
+    """
+    return {pathlib.Path(workdir).name: read_results(workdir) for workdir in workdirs}
+
+
+def format_curves(runs: Mapping[str, Mapping[str, float]]) -> str:
+    """Lines with one table for each metric of `SHOWN`: a row a run, a column a number kept."""
+    curves: dict[str, dict[str, dict[int, float]]] = {name: {} for name in SHOWN}
+    for label, results in runs.items():
+        for name, value in results.items():
+            match = _LEVEL.fullmatch(name)
+            metric = f"{match[1]}/{match[3]}" if match else ""
+            if metric in curves:
+                curves[metric].setdefault(label, {})[int(match[2])] = value
+    width = max(map(len, runs), default=0)
+    lines = []
+    for metric, rows in curves.items():
+        kept = sorted({k for row in rows.values() for k in row})
+        if not kept:
+            continue
+        lines.append(f"{metric} by number kept")
+        lines.append(" " * width + "".join(f"{k:>9}" for k in kept))
+        lines += [
+            f"{label:<{width}}" + "".join(f"{row[k]:>9.4g}" if k in row else " " * 9 for k in kept)
+            for label, row in rows.items()
+        ]
+    return "\n".join(lines)
