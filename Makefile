@@ -1,12 +1,15 @@
-# Two commands do all set-up: `make demo` trains a small MGVQ on real photographs, `make test` runs
-# the tests. Both make .venv first and reuse it.
+# Each of these does its own set-up: `make demo` trains a small MGVQ on real photographs,
+# `make demo-semanticist` a small Semanticist, `make test` runs the tests. All make .venv first and
+# reuse it.
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
+CONCEPTS ?= runs/semanticist
+CONTROL ?= runs/semanticist-not-nested
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo demo-semanticist test test-slow lint clean
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +18,11 @@ $(VENV)/ready: requirements.txt
 
 demo: $(VENV)/ready
 	$(BIN)/python -m vqlab.main --config=configs/mgvq_demo.py --workdir=$(WORKDIR)
+
+demo-semanticist: $(VENV)/ready
+	$(BIN)/python -m vqlab.main --config=configs/semanticist_demo.py:control --workdir=$(CONTROL)
+	$(BIN)/python -m vqlab.main --config=configs/semanticist_demo.py --workdir=$(CONCEPTS) \
+		--compare=$(CONTROL)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,0 +1,81 @@
+"""Semanticist's training step as vqlab has it, with random weights, and its count of FLOPs."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import _semanticist
+from vqlab import models
+from vqlab.ops.nesting import keep_first
+from vqlab.training.concept_objective import ConceptObjective
+
+
+def build_model(size: str):
+    """The published tokenizer with DiT-`size`, in float32."""
+    return models.build(_semanticist.model(size, dtype="float32"))
+
+
+def abstract_variables(model):
+    """Shapes of all parameters and constants."""
+    side = model.encoder.image_size
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def random_variables(shapes):
+    """Arrays of the given shapes, with numbers of the size of weights."""
+    numbers = 0.02 * np.random.default_rng(0).normal(size=1 << 20).astype(np.float32)
+    return jax.tree.map(lambda x: jnp.asarray(np.resize(numbers, x.shape)), shapes)
+
+
+def training_step(model):
+    """(params, constants, images, latents, step) -> loss, terms and gradients."""
+    objective = ConceptObjective(model)
+
+    def step(params, constants, images, latents, step):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), step), 4)
+        total, batch = model.num_concepts, len(images)
+        kept = jax.random.randint(keys[0], (batch,), 1, total + 1)
+
+        def loss(params):
+            return objective.losses(
+                {"params": params, **constants},
+                images,
+                latents,
+                jax.random.normal(keys[1], latents.shape),
+                model.process.draw_times(keys[2], batch),
+                keep_first(kept, total),
+                rngs={"drop_path": keys[3]},
+            )
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return step
+
+
+def step_inputs(model, batch_size: int) -> tuple:
+    """Shapes of images, latents and the step's number."""
+    side = model.encoder.image_size
+    return (
+        jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.float32),
+        jax.ShapeDtypeStruct((batch_size, *model.latent_shape), jnp.float32),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
+
+
+def matmul_flops(jaxpr) -> int:
+    """2 x multiplications of every dot in a jaxpr; a scan's body times its length."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            lhs = equation.invars[0].aval.shape
+            total += 2 * math.prod(lhs[i] for i in contracted) * equation.outvars[0].aval.size
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)  # a ClosedJaxpr has a Jaxpr
+            if hasattr(inner, "eqns"):
+                total += times * matmul_flops(inner)
+    return total
