@@ -16,7 +16,7 @@ import ml_collections
 
 from configs import _common, _semanticist
 
-IMAGE_SIZE, PATCH_SIZE = 32, 8
+IMAGE_SIZE = 32
 NUM_CONCEPTS, CONCEPT_DIM = 16, 16
 
 
@@ -25,16 +25,16 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     options = _common.parse_argument(argument, control=False, debug=False)
     debug = options["debug"]
     config = _common.training()
-    config.num_steps = 6 if debug else 1500
+    config.num_steps = 6 if debug else 1000
     config.batch_size = 8 if debug else 32
     config.image_size = IMAGE_SIZE
     config.ema_decay = 0.99
-    config.sharding = ((".*", "fsdp"),)
+    config.sharding = _common.TRANSFORMER_SHARDING
 
     config.model = _model()
     config.objective = _semanticist.objective(nested_start=-1 if options["control"] else 0)
     config.sampling = _semanticist.sampling()
-    config.sampling.num_steps = 8
+    config.sampling.num_steps = 16
     config.sampling.guidance_scale = 1.0
 
     config.optimizer = ml_collections.ConfigDict()
@@ -69,7 +69,7 @@ def _model() -> ml_collections.ConfigDict:
         "encoder": {
             "name": "concept_encoder",
             "image_size": IMAGE_SIZE,
-            "patch_size": PATCH_SIZE,
+            "patch_size": 8,
             "width": 128,
             "depth": 4,
             "num_heads": 4,
@@ -86,8 +86,9 @@ def _model() -> ml_collections.ConfigDict:
             "latent_size": IMAGE_SIZE,
             "in_channels": 3,
             "out_channels": 3,
-            "patch_size": PATCH_SIZE,
-            "width": 192,
+            # Noise fills a patch in all its 48 numbers: a denoiser must be wider than that.
+            "patch_size": 4,
+            "width": 128,
             "depth": 4,
             "num_heads": 4,
             "mlp_ratio": 4.0,

@@ -140,13 +140,16 @@ def image_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+MIN_COLUMN = 96  # pixels that a heading needs
+
+
 def write_grid_png(
     path: str | Path,
     originals: np.ndarray,
     reconstructions: np.ndarray,
     headings: Sequence[str],
     *,
-    scale: int = 1,
+    scale: int = 0,
 ) -> None:
     """Writes originals beside what the first 1..G groups make of them, one image a row.
 
@@ -155,7 +158,7 @@ def write_grid_png(
       originals: [n, H, W, 3] in [-1, 1].
       reconstructions: [G, n, H, W, 3].
       headings: G + 1 texts over the columns, the original's first; "\\n" starts a new line.
-      scale: whole factor by which pixels are enlarged.
+      scale: whole factor by which pixels are enlarged; 0: as far as the headings need.
 
     Raises:
       ValueError: shapes or the number of headings do not fit together.
@@ -167,6 +170,7 @@ def write_grid_png(
     columns = [originals, *reconstructions]
     if len(headings) != len(columns):
         raise ValueError(f"{len(headings)} headings for {len(columns)} columns")
+    scale = scale or -(-MIN_COLUMN // originals.shape[2])
     height, width = (side * scale for side in originals.shape[1:3])
     gap, text_size = 6, max(11, min(width // 9, 20))
     top = gap + max(heading.count("\n") + 1 for heading in headings) * (text_size + 6)

@@ -102,9 +102,9 @@ class Quality:
 class ReconstructionEvaluator:
     """Encodes a data set once, decodes it at every level of the ladder, and measures each.
 
-    After `run`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold the first n
-    images and what each level makes of them (NumPy, in [-1, 1] but for a decoder's overshoot), and
-    `protocol` says in one line how each metric was measured.
+    After `run`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold n images,
+    evenly spread over all, and what each level makes of them (NumPy, in [-1, 1] but for a decoder's
+    overshoot), and `protocol` says in one line how each metric was measured.
 
     Args:
       ladder: of the tokenizer.
@@ -157,13 +157,13 @@ class ReconstructionEvaluator:
             raise ValueError("LPIPS is to be measured but its weights were not given")
         lpips_params = frozen["lpips"] if self._lpips else None
         weights: Weights = {"params": params, **variables}, frozen
-        mean_image = self._mean_image()
+        mean_image, count = self._mean_image()
         usage = self._empty_usage()
         quality = {
             way: Quality.empty(lpips=self._lpips)
             for way in ["mean_colour", "mean_image", *self._ways]
         }
-        kept: dict[str, list[np.ndarray]] = {way: [] for way in ["images", *self._ways]}
+        gallery = Gallery(["images", *self._ways], self._num_images_kept, count)
         for number, batch in read(self._make_batches, "validation"):
             images, mask = batch["images"], batch["mask"]
             made = {
@@ -178,10 +178,10 @@ class ReconstructionEvaluator:
                 quality[way] = self._score(quality[way], lpips_params, images, pictures, mask)
             if usage is not None:
                 usage = self._observe(usage, code, mask)
-            self._keep(kept, {"images": images, **made}, mask)
+            gallery.add({"images": images, **made}, mask)
 
-        self.originals = np.concatenate(kept["images"])
-        self.reconstructions = np.stack([np.concatenate(kept[way]) for way in self._ways])
+        self.originals, *reconstructions = gallery.pictures()
+        self.reconstructions = np.stack(reconstructions)
         computed = {way: state.compute() for way, state in quality.items()}
         results = computed[list(self._ways)[-1]] | self._rates(usage)
         results["num_images"] = quality["mean_colour"].psnr.mse.count
@@ -223,12 +223,12 @@ class ReconstructionEvaluator:
             Section(heading, f"<p>{text}</p>{plots}{table}"),
         ]
 
-    def _mean_image(self) -> jax.Array:
-        """[H, W, 3] in [-1, 1], over the validation split."""
+    def _mean_image(self) -> tuple[jax.Array, int]:
+        """([H, W, 3] in [-1, 1], number of images) of the validation split."""
         total, count = 0.0, 0
         for _, batch in read(self._make_batches, "validation"):
             total, count = self._sum(total, count, batch["images"], batch["mask"])
-        return total / jnp.maximum(count, 1)
+        return total / jnp.maximum(count, 1), int(to_host(count))
 
     def _empty_usage(self) -> CodebookUsage | None:
         if not isinstance(self._ladder, GroupLadder):
@@ -250,15 +250,6 @@ class ReconstructionEvaluator:
         results["entropy_bits_per_pixel"] = values["entropy"].sum() / stride**2
         return results
 
-    def _keep(self, kept: dict[str, list], pictures: Mapping[str, Any], mask: Any) -> None:
-        """Appends what is still missing of the first n images that are not padding."""
-        missing = self._num_images_kept - sum(len(x) for x in kept["images"])
-        if missing <= 0 and kept["images"]:
-            return
-        rows = np.flatnonzero(to_host(mask))[: max(missing, 0)]
-        for name in kept:
-            kept[name].append(to_host(pictures[name])[rows].astype(np.float32))
-
     def _images_per_second(self, weights: Weights, images) -> float:
         seconds = []
         for _ in range(TIMING_REPEATS):
@@ -267,6 +258,36 @@ class ReconstructionEvaluator:
             jax.block_until_ready(self._decode(weights, code, self._ladder.total, self._key))
             seconds.append(time.perf_counter() - start)
         return images.shape[0] / float(np.median(seconds))
+
+
+class Gallery:
+    """Pictures of some images, evenly spread over a data set that comes in batches.
+
+    Args:
+      kinds: names of the pictures of an image.
+      num_images: how many images; fewer where there are fewer.
+      total: images of the data set.
+    """
+
+    def __init__(self, kinds: list[str], num_images: int, total: int):
+        number = min(num_images, total)
+        self._chosen = np.arange(number) * total // max(number, 1)
+        self._kept: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        self._seen = 0
+
+    def add(self, pictures: Mapping[str, Any], mask: Any) -> None:
+        """A batch: of each kind [B, H, W, 3], where `mask` [B] is False padding."""
+        rows = np.flatnonzero(to_host(mask))
+        places = self._chosen - self._seen
+        rows_kept = rows[places[(places >= 0) & (places < len(rows))]]
+        self._seen += len(rows)
+        for kind, kept in self._kept.items():
+            if len(rows_kept) or not kept:  # an empty one tells the size of the images
+                kept.append(to_host(pictures[kind])[rows_kept].astype(np.float32))
+
+    def pictures(self) -> list[np.ndarray]:
+        """[n, H, W, 3] of each kind."""
+        return [np.concatenate(kept) for kept in self._kept.values()]
 
 
 def _sum_images(total, count, images, mask):
