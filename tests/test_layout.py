@@ -18,12 +18,15 @@ BELOW = {
     "evaluation": {"ops", "nn", "models", "diffusion"},
     "export": {"ops", "nn", "models"},
     "data": set(),
+    "planning": set(),
 }
 CONFIG_READERS = {
     "build.py",
+    "estimate.py",
     "evaluate.py",
     "main.py",
     "methods.py",
+    "plan.py",
     "precompute.py",
     "results.py",
     "tokenize.py",

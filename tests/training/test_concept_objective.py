@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from configs import _common
 from tests import tiny, tiny_kl
 from tests.filled import filled
 from vqlab.training import sharding
@@ -114,8 +115,10 @@ def test_stored_moments_give_what_the_autoencoder_gives():
         run(made, {"images": images, "moments": moments[..., :4]})
 
 
-def test_on_eight_devices_the_step_is_that_of_one(made):
+@pytest.mark.parametrize("axes", [(2, 4, 1), (2, 2, 2)], ids=str)
+def test_on_eight_devices_the_step_is_that_of_one(made, axes, monkeypatch):
     """Under SGD, whose update is linear in the gradient; everything that can be split is."""
+    monkeypatch.setattr(sharding, "MIN_SHARDED_SIZE", 64)
     module = made[0]
     objective = ConceptObjective(tokenizer=module)
     optimizers = {
@@ -127,16 +130,11 @@ def test_on_eight_devices_the_step_is_that_of_one(made):
     step = make_train_step(objective, optimizers, seed=0)
     alone, metrics = jax.jit(step)(state, {}, batch)
 
-    mesh = sharding.make_mesh(2, 4)
-
-    def split(leaf):
-        axes = [i for i, length in enumerate(leaf.shape) if length % 4 == 0]
-        spec = [None] * leaf.ndim
-        if axes:
-            spec[max(axes, key=lambda i: leaf.shape[i])] = "fsdp"
-        return NamedSharding(mesh, PartitionSpec(*spec))
-
-    places = jax.tree.map(split, state)
+    mesh = sharding.make_mesh(*axes)
+    odd = ("repa|to_concepts/bias|patch_embed/kernel|final_linear", "replicate")
+    places = sharding.tree_sharding(state, mesh, (odd, *_common.TRANSFORMER_SHARDING))
+    kernel = places.params["tokenizer"]["decoder"]["blocks"]["mlp"]["fc1"]["kernel"]
+    assert kernel.spec == PartitionSpec(None, None, ("tensor", "fsdp"))
     with jax.set_mesh(mesh):
         spread, spread_metrics = jax.jit(
             step, in_shardings=(places, None, sharding.batch_sharding(mesh))

@@ -15,7 +15,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Bool, Float
 
 from vqlab.nn.layers import FLOAT32
-from vqlab.ops.mesh import split_batch
+from vqlab.ops.mesh import split_batch, split_tensor
 
 LAYER_NORM_EPS = 1e-6
 
@@ -115,7 +115,8 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "B N D"]:
         width = x.shape[-1]
         qkv = dense(3 * width, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv")(x)
-        q, k, v = rearrange(qkv, "b n (three m d) -> three b m n d", three=3, m=self.num_heads)
+        qkv = rearrange(qkv, "b n (three m d) -> three b m n d", three=3, m=self.num_heads)
+        q, k, v = (split_tensor(x, 1, "heads") for x in qkv)
         x = rearrange(attend(q, k, v, mask), "b m n d -> b n (m d)")
         return dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
 
@@ -136,7 +137,7 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         width = x.shape[-1]
         x = dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
-        x = jax.nn.gelu(x, approximate=self.approximate)
+        x = jax.nn.gelu(split_tensor(x, -1, "hidden features"), approximate=self.approximate)
         return dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(x)
 
 

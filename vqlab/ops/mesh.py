@@ -5,6 +5,9 @@ from jax.sharding import PartitionSpec
 
 # The mesh axes that the batch is split over; parameters are split over the second.
 BATCH_AXES = ("data", "fsdp")
+# The axis that splits heads and hidden layers of transformers.
+TENSOR_AXIS = "tensor"
+AXES = (*BATCH_AXES, TENSOR_AXIS)
 
 
 def replicate(x: jax.Array) -> jax.Array:
@@ -20,7 +23,26 @@ def split_batch(x: jax.Array) -> jax.Array:
     Between the layers of a network this keeps the compiler from splitting activations by channel
     where parameters are, which costs memory and communication.
     """
-    axes = tuple(a for a in BATCH_AXES if a in jax.sharding.get_abstract_mesh().axis_names)
-    if not axes:
+    axes = _batch_axes()
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+
+
+def split_tensor(x: jax.Array, axis: int, what: str) -> jax.Array:
+    """`x` with its leading axis split as by `split_batch`, and `axis` over `TENSOR_AXIS`.
+
+    Raises:
+      ValueError: the axis, which holds so many `what`, does not divide.
+    """
+    size = dict(jax.sharding.get_abstract_mesh().shape).get(TENSOR_AXIS, 1)
+    if size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+    axis %= x.ndim
+    if x.shape[axis] % size:
+        raise ValueError(f"{x.shape[axis]} {what} do not split over mesh.tensor={size}")
+    spec = [_batch_axes(), *[None] * (x.ndim - 1)]
+    spec[axis] = TENSOR_AXIS
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def _batch_axes() -> tuple[str, ...]:
+    return tuple(a for a in BATCH_AXES if a in jax.sharding.get_abstract_mesh().axis_names)

@@ -1,8 +1,13 @@
 """Where arrays live: the mesh, and one rule per parameter.
 
-The mesh has two axes. Both split the batch; `fsdp` also splits parameters, optimizer moments and
-averaged weights. Rules are an ordered list of (regex over slash-separated paths, tactic): the
-first match wins, and no match is an error, so no parameter is ever placed by accident.
+The mesh has three axes. `data` and `fsdp` split the batch; `fsdp` also splits parameters, optimizer
+moments and averaged weights; `tensor` splits the layers of transformers themselves. Rules are an
+ordered list of (regex over slash-separated paths, tactic): the first match wins, and no match is an
+error, so no parameter is ever placed by accident.
+
+Tactics: "replicate", a copy on every device; "fsdp", the largest axis over `fsdp`; "column" and
+"row", the last axis or the one before it over `tensor` and then `fsdp`, for a layer that makes the
+hidden features and for the one that reads them (Megatron-LM, section 3).
 """
 
 from __future__ import annotations
@@ -15,37 +20,46 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vqlab.ops.mesh import BATCH_AXES
+from vqlab.ops.mesh import AXES, BATCH_AXES, TENSOR_AXIS
 
-TACTICS = ("replicate", "fsdp")
+# How far from the end the axis is that "column" and "row" cut.
+_TENSOR_TACTICS = {"column": 1, "row": 2}
+TACTICS = ("replicate", "fsdp", *_TENSOR_TACTICS)
 
 # Below this many elements an array costs less to keep whole than to gather.
 MIN_SHARDED_SIZE = 2**14
 
 
-def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A (data, fsdp) mesh; one of the two may be -1, meaning all the devices that are left.
+def make_mesh(
+    data: int, fsdp: int, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A (data, fsdp, tensor) mesh; one of them may be -1, meaning all the devices that are left.
 
     Raises:
       ValueError: when the axes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [data, fsdp]
+    sizes = [data, fsdp, tensor]
     if sizes.count(-1) == 1:
         known = math.prod(size for size in sizes if size != -1)
         if known > 0 and len(devices) % known == 0:
             sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
         raise ValueError(
-            f"a mesh of data={data} x fsdp={fsdp} does not fit {len(devices)} devices; "
-            "the axes must multiply to the number of devices (one of them may be -1)"
+            f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} does not fit {len(devices)} "
+            "devices; the axes must multiply to the number of devices (one of them may be -1)"
         )
     grid = np.asarray(devices).reshape(sizes)
-    return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * len(BATCH_AXES))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is cut."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over all devices."""
+    """The leading axis split over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -59,18 +73,32 @@ def path_name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _fsdp_spec(name: str, shape: tuple[int, ...], size: int) -> PartitionSpec:
-    if size == 1 or math.prod(shape) < MIN_SHARDED_SIZE:
+def _spec(name: str, shape: tuple[int, ...], tactic: str, mesh: Mesh) -> PartitionSpec:
+    """Where an array goes by a tactic; small ones are left whole."""
+    if tactic == "replicate" or math.prod(shape) < MIN_SHARDED_SIZE:
         return PartitionSpec()
-    divisible = [axis for axis, length in enumerate(shape) if length % size == 0]
+    if tactic == "fsdp":
+        return _cut(name, shape, range(len(shape)), ("fsdp",), mesh)
+    place = len(shape) - _TENSOR_TACTICS[tactic]
+    return _cut(name, shape, [place], (TENSOR_AXIS, "fsdp"), mesh)
+
+
+def _cut(name, shape, places, axes: tuple[str, ...], mesh: Mesh) -> PartitionSpec:
+    """The largest of the array's axes `places` that divides, cut over the mesh's `axes`."""
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    if parts == 1:
+        return PartitionSpec()
+    divisible = [place for place in places if shape[place] % parts == 0]
     if not divisible:
+        sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
         raise ValueError(
-            f"no axis of {name} {shape} divides by the fsdp axis of {size} devices; "
-            "choose another fsdp size or give it the rule 'replicate'"
+            f"no axis of {name} {shape} that its rule cuts divides by {sizes}; choose other sizes "
+            "of the mesh or another rule in config.sharding, such as 'replicate'"
         )
-    # The largest axis; of equals the last, which is the output axis of a kernel.
-    chosen = max(divisible, key=lambda axis: (shape[axis], axis))
-    return PartitionSpec(*("fsdp" if axis == chosen else None for axis in range(chosen + 1)))
+    # Of equals the last, which is the output axis of a kernel.
+    chosen = max(divisible, key=lambda place: (shape[place], place))
+    names = axes if len(axes) > 1 else axes[0]
+    return PartitionSpec(*(names if place == chosen else None for place in range(chosen + 1)))
 
 
 def tree_sharding(tree, mesh: Mesh, rules: Sequence[tuple[str, str]]):
@@ -82,16 +110,15 @@ def tree_sharding(tree, mesh: Mesh, rules: Sequence[tuple[str, str]]):
     """
     for pattern, tactic in rules:
         if tactic not in TACTICS:
-            raise ValueError(f"unknown tactic {tactic!r} for {pattern!r}; known: {TACTICS}")
+            raise ValueError(
+                f"unknown tactic {tactic!r} for {pattern!r}; known: {', '.join(TACTICS)}"
+            )
 
     def place(path, leaf):
         name = path_name(path)
         for pattern, tactic in rules:
             if re.search(pattern, name):
-                spec = PartitionSpec()
-                if tactic == "fsdp":
-                    spec = _fsdp_spec(name, tuple(leaf.shape), mesh.shape["fsdp"])
-                return NamedSharding(mesh, spec)
+                return NamedSharding(mesh, _spec(name, tuple(leaf.shape), tactic, mesh))
         raise ValueError(f"no sharding rule matches {name}; add one to config.sharding")
 
     return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,0 +1,259 @@
+"""What a config costs on a topology: compiles its real train step there, and counts.
+
+Nothing runs and no weights are read: state, frozen networks and batch are shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from vqlab import build, models
+from vqlab.methods import abstract_frozen, build_objective
+from vqlab.planning import hlo
+from vqlab.planning.collectives import by_kind, collectives
+from vqlab.planning.compiling import Compiled, OutOfMemory, largest_batch
+from vqlab.planning.flops import Flops, traced_flops, traced_traffic
+from vqlab.planning.roofline import roofline
+from vqlab.planning.topologies import Topology
+from vqlab.planning.traffic import memory_traffic
+from vqlab.training import sharding
+
+Progress = Callable[[str], None]
+
+
+class Program(NamedTuple):
+    """A train step with what it is called with, all as shapes in their places."""
+
+    traced: jax.stages.Traced
+    mesh: Mesh
+    state: Any
+    frozen: Any
+    batch: dict[str, jax.ShapeDtypeStruct]
+
+
+def trace_step(
+    config: ml_collections.ConfigDict, devices: list, *, precomputed: bool = False
+) -> Program:
+    """The config's train step over `devices`.
+
+    Args:
+      config: of a run.
+      devices: of any platform; they need not be there.
+      precomputed: the batch brings what frozen networks of a Semanticist would compute.
+
+    Raises:
+      ValueError: for a setting that cannot work.
+    """
+    mesh = build.build_mesh(config, devices)
+    objective = build_objective(config)
+    optimizers = build.build_optimizers(config, objective.players)
+    state, _ = build.initial_state(config, objective, optimizers, mesh)
+    step = build.build_train_step(config, objective, optimizers, state, mesh)
+    whole = sharding.replicated(mesh)
+    frozen = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract_frozen(config)
+    )
+    split = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype, sharding=split)
+        for name, x in _example(config, precomputed).items()
+    }
+    with jax.set_mesh(mesh):
+        return Program(step.trace(state, frozen, batch), mesh, state, frozen, batch)
+
+
+def _example(config: ml_collections.ConfigDict, precomputed: bool) -> dict[str, Any]:
+    """Shapes of one image and of what records hold beside it."""
+    side = config.image_size
+    shapes = {"images": jax.ShapeDtypeStruct((side, side, 3), jnp.float32)}
+    if not precomputed:
+        return shapes
+    frozen = abstract_frozen(config)
+    if not frozen.get("latent_space"):
+        raise ValueError("nothing is precomputed for this config: it has no frozen autoencoder")
+    model = models.build(config.model)
+    height, width, channels = model.latent_shape
+    shapes["moments"] = jax.ShapeDtypeStruct((height, width, 2 * channels), jnp.float32)
+    if "repa" in frozen:
+        grid = jax.eval_shape(
+            build_objective(config).repa.apply,
+            frozen["repa"],
+            jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+        )
+        shapes["repa_features"] = jax.ShapeDtypeStruct(grid.shape[1:], jnp.float16)
+    return shapes
+
+
+def estimate(
+    config: ml_collections.ConfigDict,
+    topology: Topology,
+    devices: list,
+    compile_program: Callable[[jax.stages.Lowered], Compiled | OutOfMemory],
+    *,
+    is_own_compiler: bool = True,
+    precomputed: bool = False,
+    verify: bool = False,
+    progress: Progress = lambda text: None,
+) -> dict[str, Any]:
+    """Everything about one step, as numbers that JSON can hold; bytes, seconds, FLOPs.
+
+    Args:
+      config: of a run.
+      topology: whose rates count.
+      devices: to compile for, as many as the topology has.
+      precomputed: see `trace_step`.
+      verify: also compile the largest batch.
+      compile_program: what compiles a lowered step.
+      progress: is told what is being done.
+
+    Raises:
+      ValueError: for a setting that cannot work.
+    """
+
+    def compiled(config):
+        progress("tracing")
+        program = trace_step(config, devices, precomputed=precomputed)
+        progress(f"compiling {config.batch_size} images a step")
+        with jax.set_mesh(program.mesh):
+            return program, compile_program(program.traced.lower())
+
+    program, result = compiled(config)
+    count = topology.num_devices
+    flops = traced_flops(program.traced)
+    each = config.batch_size // sharding.batch_parts(program.mesh)
+    answer = {
+        "topology": topology.name,
+        "chip": topology.chip.name,
+        "num_devices": count,
+        "mesh": dict(program.mesh.shape),
+        "parameters": _parameters(program),
+        "batch_size": config.batch_size,
+        "batch_per_device": each,
+        "precomputed": precomputed,
+        "flops": flops.total,
+        "flops_per_device": flops.total / count,
+        "fits": _fits(result, topology),
+        "memory": _memory(program, result, topology),
+        "compile_seconds": result.seconds,
+    }
+    least = None
+    if not is_own_compiler:
+        progress("tracing the step of one device")
+        least = _least_traffic(program, config, each, precomputed)
+    answer |= _times(config, topology, Flops(*(x / count for x in flops)), result, least)
+    answer["largest_batch_per_device"] = _largest_batch(program, config, answer, topology)
+    if verify and answer["largest_batch_per_device"]["images"]:
+        answer["largest_batch_per_device"] = _verified(config, topology, answer, compiled)
+    return answer
+
+
+def _parameters(program: Program) -> dict[str, int]:
+    """Of each player, and of the frozen networks together."""
+    trees = dict(program.state.params) | {"frozen": program.frozen}
+    return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
+
+
+def _least_traffic(program: Program, config, batch: int, precomputed: bool) -> float:
+    """Bytes of one device whose products move their operands, and all else happens on the way."""
+    alone = config.copy_and_resolve_references().unlock()
+    alone.batch_size = batch
+    alone.mesh.update(dict.fromkeys(alone.mesh, 1))
+    step = trace_step(alone, [program.mesh.devices.flat[0]], precomputed=precomputed)
+    moved = traced_traffic(step.traced) / program.mesh.shape.get("tensor", 1)
+    return moved + 2 * device_bytes(program.state)  # read and written
+
+
+def _fits(result: Compiled | OutOfMemory, topology: Topology) -> bool:
+    return isinstance(result, Compiled) and result.memory.peak <= topology.chip.memory
+
+
+def _memory(program: Program, result: Compiled | OutOfMemory, topology: Topology):
+    """Bytes of a device; what the compiler did not say is None."""
+    if isinstance(result, Compiled):
+        return result.memory._asdict() | {"available": topology.chip.memory}
+    arguments = device_bytes((program.state, program.frozen, program.batch))
+    needed = result.needed
+    return {
+        "arguments": arguments,
+        "outputs": None,
+        "temporaries": needed,
+        "peak": None if needed is None else arguments + needed,
+        "available": result.available or topology.chip.memory,
+    }
+
+
+def device_bytes(tree) -> float:
+    """Bytes that one device holds of a tree of sharded shapes."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def _times(config, topology: Topology, flops: Flops, result, traffic: float | None):
+    """The roofline and what follows from it; None where nothing was compiled.
+
+    `traffic` is in bytes of a device, None for that of the compiled program.
+    """
+    if isinstance(result, OutOfMemory):
+        names = ("bytes_per_device", "collectives", "roofline_seconds", "step_seconds")
+        return dict.fromkeys((*names, "bound_by", "images_per_second", "run"))
+    program = hlo.parse(result.text)
+    traffic = memory_traffic(program) if traffic is None else traffic
+    sent = collectives(program, topology.num_devices)
+    times = roofline(topology.chip, flops, traffic, sent)
+    hours = config.num_steps * times.seconds / 3600
+    return {
+        "bytes_per_device": traffic,
+        "collectives": by_kind(sent),
+        "roofline_seconds": times._asdict(),
+        "step_seconds": times.seconds,
+        "bound_by": times.bound_by,
+        "images_per_second": config.batch_size / times.seconds,
+        "run": {
+            "steps": config.num_steps,
+            "hours": hours,
+            "chip_hours": hours * topology.num_devices,
+        },
+    }
+
+
+def epoch(answer: dict[str, Any], images: int | None) -> dict[str, float] | None:
+    """Hours and chip-hours for so many images; None where these or the speed are not known."""
+    if not images or not answer["images_per_second"]:
+        return None
+    hours = images / answer["images_per_second"] / 3600
+    return {"images": images, "hours": hours, "chip_hours": hours * answer["num_devices"]}
+
+
+def _largest_batch(program: Program, config, answer, topology: Topology) -> dict[str, Any]:
+    memory, images = answer["memory"], None
+    if memory["peak"] is not None:
+        images = largest_batch(
+            memory["peak"],
+            device_bytes((program.state, program.frozen)),
+            answer["batch_per_device"],
+            memory["available"],
+            multiple=config.accumulate,
+        )
+    return {"images": images, "how": "estimated"}
+
+
+def _verified(config, topology: Topology, answer, compiled) -> dict[str, Any]:
+    """The largest batch, compiled: the estimate, or a smaller one that the compiler takes."""
+    images, own = answer["largest_batch_per_device"]["images"], answer["batch_per_device"]
+    parts = config.batch_size // own
+    while images and not (answer["fits"] and images == own):
+        changed = config.copy_and_resolve_references().unlock()
+        changed.batch_size = images * parts
+        if _fits(compiled(changed)[1], topology):
+            break
+        smaller = images - max(images // 10, 1)
+        images = smaller // config.accumulate * config.accumulate
+    return {"images": images, "how": "compiled"}
