@@ -49,7 +49,7 @@ def load_config(args):
 def measure(args) -> dict:
     """Compiles the step, runs it, and returns the numbers by name."""
     config = load_config(args)
-    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     objective = build.build_objective(config)
     optimizers = build.build_optimizers(config, objective.players)
     abstract, make_state = build.initial_state(config, objective, optimizers, mesh)

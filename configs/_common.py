@@ -29,7 +29,8 @@ def training() -> ml_collections.ConfigDict:
     config.mesh = ml_collections.ConfigDict()
     config.mesh.data = -1  # -1: all the devices that are left
     config.mesh.fsdp = 1
-    # (regex over parameter paths, tactic), the first match wins.
+    config.mesh.tensor = 1  # for transformers
+    # (regex over parameter paths, tactic), the first match wins; see vqlab/training/sharding.py.
     config.sharding = (("codebook", "replicate"), (".*", "fsdp"))
 
     config.checkpoint = ml_collections.ConfigDict()
@@ -37,6 +38,16 @@ def training() -> ml_collections.ConfigDict:
     config.checkpoint.keep_best = 1
     config.checkpoint.best_metric = "reconstruction/psnr"
     config.checkpoint.best_mode = "max"
+
+    config.guards = ml_collections.ConfigDict()
+    config.guards.max_skipped = 10  # updates in a row, for numbers that are not finite
+    config.guards.max_rollbacks = 3  # then back to the newest checkpoint, in another data order
+    config.guards.max_dead_share = 0.9  # of a group's codewords, above which the log warns
+    config.guards.min_perplexity = 2.0  # of a group, below which the log warns
+
+    config.profile = ml_collections.ConfigDict()  # into WORKDIR/profile
+    config.profile.start = 10  # a step, counted from the start of the process
+    config.profile.num_steps = 0
 
     config.intervals = ml_collections.ConfigDict()  # in steps
     config.intervals.log = 100
@@ -47,6 +58,14 @@ def training() -> ml_collections.ConfigDict:
     config.loader.num_workers = 8  # processes that decode; 0: threads of this one
     config.loader.max_corrupt_share = 0.01  # above this share of unreadable images a run stops
     return config
+
+
+# Rules for transformers: by heads and hidden features over the mesh's `tensor` axis, if it has one.
+TRANSFORMER_SHARDING = (
+    ("blocks/mlp/fc1", "column"),
+    ("blocks/(attention/proj|mlp/fc2)/kernel", "row"),
+    (".*", "fsdp"),
+)
 
 
 def optimizer(learning_rate: float, **changes) -> ml_collections.ConfigDict:

@@ -115,7 +115,7 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     config.batch_size = 2048
     config.image_size = 256
     config.ema_decay = 0.999
-    config.sharding = ((".*", "fsdp"),)
+    config.sharding = _common.TRANSFORMER_SHARDING
     config.model = model(
         size, num_concepts=concepts, concept_dim=4096 // concepts, repa=options["repa"]
     )

@@ -62,7 +62,7 @@ def job(config, output, encoder, what="latents", *, overwrite=False, **changes):
     made = precompute.Job(
         what,
         encoder,
-        sharding.make_mesh(-1, 1, jax.local_devices()),
+        sharding.make_mesh(-1, 1, devices=jax.local_devices()),
         config,
         "train",
         output,

@@ -23,12 +23,19 @@ from vqlab.evaluation.evaluators import EVALUATORS, Evaluator
 from vqlab.evaluation.ladders import Ladder, ladder_of
 from vqlab.export.fingerprint import latent_fingerprints
 from vqlab.methods import build_frozen, build_objective, check_image_size
+from vqlab.planning.chips import chip_of
+from vqlab.planning.flops import traced_flops
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
-from vqlab.training.loop import Run
+from vqlab.training.events import EventLog
+from vqlab.training.guards import Guards
+from vqlab.training.loop import Run, beside_state
 from vqlab.training.objectives import TOKENIZER
 from vqlab.training.optim import build_optimizer
+from vqlab.training.profiling import Profiler, ProfileWindow
+from vqlab.training.speed import Speedometer
 from vqlab.training.step import Objective, TrainState, init_state, make_train_step
+from vqlab.training.stopping import StopSignal
 from vqlab.training.telemetry import MetricWriter
 from vqlab.workdir import load_tokenizer, open_checkpoints, save_config
 
@@ -39,11 +46,11 @@ def _arguments(node: ml_collections.ConfigDict, *drop: str) -> dict:
 
 def build_mesh(config: ml_collections.ConfigDict, devices=None) -> Mesh:
     """The mesh of the config over all or the given devices; checks that batches divide over it."""
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-    parts = mesh.size * config.accumulate
-    if config.batch_size % parts:
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    parts = sharding.batch_parts(mesh)
+    if config.batch_size % (parts * config.accumulate):
         raise ValueError(
-            f"batch_size={config.batch_size} does not divide over {mesh.size} devices "
+            f"batch_size={config.batch_size} does not divide over {parts} devices "
             f"x accumulate={config.accumulate}"
         )
     return mesh
@@ -149,6 +156,23 @@ def build_evaluator(
     return EVALUATORS[node.name](build_ladder(config, model), make_batches, **arguments)
 
 
+def build_evaluators(
+    config: ml_collections.ConfigDict, model, mesh: Mesh, stop: StopSignal
+) -> dict[str, Evaluator]:
+    """All evaluators of the config; they raise StopRequested between batches."""
+
+    def to_device(batch):
+        stop.check()
+        return sharding.global_batch(batch, mesh)
+
+    return {
+        name: build_evaluator(
+            config, name, model, to_device=to_device, num_devices=sharding.batch_parts(mesh)
+        )
+        for name in config.evals
+    }
+
+
 def build_ladder(config: ml_collections.ConfigDict, model) -> Ladder:
     """The model as reconstructions from growing prefixes, sampled as `config.sampling` says."""
     sampling = _arguments(config.sampling) if "sampling" in config else {}
@@ -217,57 +241,82 @@ def build_train_step(config: ml_collections.ConfigDict, objective, optimizers, a
     )
 
 
-def build_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> TrainingRun:
+def build_run(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path, stop: StopSignal | None = None
+) -> TrainingRun:
     """Everything that a training run needs, resumed from the workdir's newest checkpoint if any.
+
+    `stop` ends the run between two steps, or between two batches of an evaluation.
 
     Raises:
       ValueError: for any setting that cannot work, before anything compiles.
     """
     workdir = require_writable(workdir)
+    stop = stop or StopSignal()
     mesh = build_mesh(config)
     objective = build_objective(config)
     optimizers = build_optimizers(config, objective.players)
     batches = build_batches(config)
     frozen = build_frozen(config)
     check_stored(config, frozen)
+    guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
-
-    def to_device(batch):
-        return sharding.global_batch(batch, mesh)
-
-    evaluators = {
-        name: build_evaluator(
-            config, name, objective.tokenizer, to_device=to_device, num_devices=mesh.size
-        )
-        for name in config.evals
-    }
+    evaluators = build_evaluators(config, objective.tokenizer, mesh, stop)
     checkpointer = open_checkpoints(config, workdir)
     abstract, make_state = initial_state(config, objective, optimizers, mesh)
-    if checkpointer.steps():
-        state, position = checkpointer.restore(abstract)
-        batches.set_state(position)
-    else:
-        weights = initial_weights(config, abstract)
+    weights = None if checkpointer.steps() else initial_weights(config, abstract)
+    beginning = beside_state(batches)
+
+    def restore():
+        if (newest := checkpointer.restore_newest(abstract)) is not None:
+            return newest
         state = make_state()
-        if weights is not None:
-            state = _with_weights(state, *weights)
-    save_config(config, workdir)
+        return state if weights is None else _with_weights(state, *weights), beginning
 
     def evaluate(state):
         return run_evaluators(evaluators, *evaluated_weights(state), frozen)
 
+    state, beside = restore()
+    batches.set_state(beside["data"])
+    if jax.process_index() == 0:
+        save_config(config, workdir)
+    step = build_train_step(config, objective, optimizers, abstract, mesh)
     run = Run(
         state=state,
-        train_step=build_train_step(config, objective, optimizers, abstract, mesh),
+        train_step=step,
         frozen=frozen,
         batches=batches,
-        to_device=lambda batch: to_device({k: x for k, x in batch.items() if k != "labels"}),
+        to_device=lambda batch: sharding.global_batch(_without_labels(batch), mesh),
         evaluate=evaluate if evaluators else None,
+        restore=restore,
         checkpointer=checkpointer,
         writer=MetricWriter(workdir, step=int(state.step)),
-        batch_size=config.batch_size,
+        events=EventLog(workdir),
+        stop=stop,
+        speed=Speedometer(config.batch_size, *_flops(step, abstract, frozen, batches, mesh)),
+        profiler=Profiler(profile, workdir),
+        is_evaluation_due=beside["is_evaluation_due"],
     )
-    return TrainingRun(run, mesh, objective, evaluators)
+    return TrainingRun(run, mesh, objective, evaluators, guards)
+
+
+def _without_labels(batch: dict) -> dict:
+    return {name: rows for name, rows in batch.items() if name != "labels"}
+
+
+def _flops(step, abstract, frozen, batches, mesh: Mesh) -> tuple[float, float]:
+    """(FLOPs of a step, FLOP/s of all devices); zeros where the devices' peak is not known."""
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+    if chip is None:
+        return 0.0, 0.0
+    split = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
+        for name, (shape, dtype) in batches.shapes.items()
+    }
+    with jax.set_mesh(mesh):
+        traced = step.trace(abstract, frozen, batch)
+    return traced_flops(traced).total, chip.bf16 * mesh.size
 
 
 def to_host(tree):
@@ -278,16 +327,17 @@ def to_host(tree):
 
 
 class TrainingRun(NamedTuple):
-    """A run and what is looked at after it."""
+    """A run, its limits, and what is looked at after it."""
 
     run: Run
     mesh: Mesh
     objective: Objective
     evaluators: dict[str, Evaluator]
+    guards: Guards
 
 
 def initial_weights(config: ml_collections.ConfigDict, abstract: TrainState):
-    """The tokenizer of `config.init_from` as [params, variables] in the state's places, or None.
+    """The tokenizer of `config.init_from` as [params, variables] on the host, or None.
 
     Raises:
       ValueError: no tokenizer there, or one of another model than `config.model`.
@@ -299,11 +349,15 @@ def initial_weights(config: ml_collections.ConfigDict, abstract: TrainState):
     shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (given, own)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"init_from={config.init_from} holds another model than config.model")
-    return jax.tree.map(lambda new, leaf: jax.device_put(new, leaf.sharding), given, own)
+    return given
 
 
 def _with_weights(state: TrainState, params, variables) -> TrainState:
     """The fresh state with another tokenizer, from which its average starts too."""
+    given, own = (params, variables), (state.params[TOKENIZER], state.variables[TOKENIZER])
+    params, variables = jax.tree.map(
+        lambda new, leaf: jax.device_put(new, leaf.sharding), given, own
+    )
     return state.replace(
         params=state.params | {TOKENIZER: params},
         variables=state.variables | {TOKENIZER: variables},

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -22,6 +24,7 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             fail(f"unknown arguments: {' '.join(argv[1:])}")
         start_logging()
+        keep_compiled()
         main()
 
     app.run(checked, flags_parser=_parse_flags)
@@ -47,6 +50,16 @@ def fail(message: str) -> NoReturn:
     """Ends the command with one line on stderr and exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(USAGE_ERROR)
+
+
+def keep_compiled() -> None:
+    """Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR or ~/.cache/vqlab/compiled.
+
+    A run that goes on where it stopped starts in seconds then. An empty variable turns it off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "vqlab", "compiled"))
 
 
 def start_logging() -> None:

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from vqlab import build, cli, results
+from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
 from vqlab.evaluation.report import format_table
 from vqlab.export.lpips_weights import read_lpips
@@ -51,6 +51,7 @@ def evaluation_networks(config, tokenizer) -> dict:
 def main() -> None:
     """Loads, evaluates, prints and writes."""
     with cli.exit_on_error():
+        cluster.join()
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
         config = _CONFIG.value or load_config(workdir)
         require_writable(workdir)
@@ -68,7 +69,7 @@ def main() -> None:
                 name,
                 tokenizer.module,
                 to_device=functools.partial(sharding.global_batch, mesh=mesh),
-                num_devices=mesh.size,
+                num_devices=sharding.batch_parts(mesh),
             )
             for name in config.evals
         }

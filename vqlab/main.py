@@ -18,10 +18,13 @@ from absl import flags
 from clu import parameter_overview
 from ml_collections import config_flags
 
-from vqlab import build, cli, results
+from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
+from vqlab.data import CorruptDataError
 from vqlab.export import package
-from vqlab.training.loop import Intervals, NonFiniteError, train
+from vqlab.training.checkpoint import CheckpointError
+from vqlab.training.loop import DivergedForGood, Intervals, train
+from vqlab.training.stopping import StopRequested, StopSignal
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, such as configs/mgvq_f16.py:groups=8."
@@ -34,28 +37,46 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 log = logging.getLogger("vqlab")
 
-# A run that was stopped by a signal and is saved: give the same command again.
-EXIT_STOPPED = 75  # EX_TEMPFAIL, which schedulers can be told to requeue on
+# Stopped by a signal, or left alone by another process; what there was to save is saved. Give the
+# same command again: EX_TEMPFAIL, which schedulers can be told to requeue on.
+EXIT_STOPPED = 75
 
 
 def main() -> None:
     """Builds the run, trains it, and writes what it made."""
     config = _CONFIG.value
-    with cli.exit_on_error():
+    stop = StopSignal()
+    with cluster.ending_with_peers(EXIT_STOPPED), cli.exit_on_error():
+        cluster.join()
         others = read_comparison(_COMPARE.value)
-        training = build.build_run(config, _WORKDIR.value)
+        training = build.build_run(config, _WORKDIR.value, stop)
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
     log.info("%s", describe(training, workdir))
-    intervals = Intervals(**config.intervals)
     with jax.set_mesh(training.mesh), contextlib.closing(training.run):
-        try:
-            state, is_complete = train(training.run, config.num_steps, intervals)
-        except NonFiniteError as error:
-            steps = training.run.checkpointer.steps()
-            sys.exit(f"error: {error}; last good checkpoint: {steps[-1] if steps else 'none'}")
-        if not is_complete:
-            sys.exit(EXIT_STOPPED)
-        finish(config, workdir, training, state, others)
+        # Within: alone, closing would wait for others for ever.
+        with cluster.ending_with_peers(EXIT_STOPPED):
+            is_complete = run(config, workdir, training, others)
+    if not is_complete:
+        sys.exit(EXIT_STOPPED)
+
+
+def run(config, workdir: pathlib.Path, training: build.TrainingRun, others: Mapping) -> bool:
+    """Trains, then evaluates and exports; False where it was stopped before all was done."""
+    intervals = Intervals(**config.intervals)
+    try:
+        state, is_complete = train(training.run, config.num_steps, intervals, training.guards)
+        if is_complete:
+            finish(config, workdir, training, state, others)
+        return is_complete
+    except StopRequested:  # within the last evaluation; the last step is saved
+        return False
+    except DivergedForGood as error:
+        steps = training.run.checkpointer.steps()
+        page = report(config, workdir, training, training.run.state, others)
+        last = steps[-1] if steps else "none"
+        cluster.fail(f"{error}; last good checkpoint: {last}; report: {page}")
+    except (CheckpointError, CorruptDataError, OSError) as error:
+        cluster.fail(str(error))
 
 
 def describe(training: build.TrainingRun, workdir: pathlib.Path) -> str:
@@ -78,6 +99,21 @@ def complete_variables(variables: dict, frozen: dict) -> dict:
     return variables | {"latent_space": latent_space} if latent_space else variables
 
 
+def report(config, workdir: pathlib.Path, training: build.TrainingRun, state, others):
+    """Writes the report of what was evaluated last; its path on process 0, None elsewhere."""
+    params, _ = build.evaluated_weights(state)
+    return results.write_results(
+        workdir,
+        config,
+        training.evaluators,
+        training.run.evaluation or {},
+        step=int(state.step),
+        parameters=results.count_parameters(params),
+        load_path=str(workdir / "export"),
+        comparison=others,
+    )
+
+
 def finish(
     config,
     workdir: pathlib.Path,
@@ -92,17 +128,8 @@ def finish(
     run = training.run
     if run.evaluation is None and run.evaluate is not None:
         run.evaluation = run.evaluate(state)
+    page = report(config, workdir, training, state, others)
     params, variables = build.evaluated_weights(state)
-    page = results.write_results(
-        workdir,
-        config,
-        training.evaluators,
-        run.evaluation or {},
-        step=int(state.step),
-        parameters=results.count_parameters(params),
-        load_path=str(workdir / "export"),
-        comparison=others,
-    )
     params, variables = build.to_host((params, complete_variables(variables, run.frozen)))
     if jax.process_index() == 0:
         package.save_package(

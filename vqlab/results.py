@@ -7,6 +7,7 @@ import math
 import pathlib
 from collections import Counter
 from collections.abc import Mapping
+from html import escape
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,10 @@ from vqlab.evaluation import figures, report
 from vqlab.evaluation.evaluators import EVALUATORS, Evaluator
 from vqlab.evaluation.panels import Measured, Section
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
+from vqlab.training.events import read_events
 
 EVALUATION_FILE, PICTURE_FILE = "evaluation.json", "reconstructions.png"
+MAX_EVENTS = 100  # on the page; events.jsonl has all
 
 
 def protocols(evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
@@ -64,7 +67,7 @@ def write_results(
     return report.write_report(
         workdir,
         title=f"{method.title}: {workdir.name}",
-        sections=_sections(evaluators, measured),
+        sections=[*_sections(evaluators, measured), _events(workdir)],
         snippet=method.snippet,
         summary={
             "steps": step,
@@ -195,6 +198,19 @@ def _sections(evaluators: Mapping[str, Evaluator], measured: Measured) -> list[S
         else section._replace(heading=f"{section.heading} ({name})")
         for name, section in shown
     ]
+
+
+def _events(workdir: pathlib.Path) -> Section:
+    """What went wrong, or nearly, newest first; empty where nothing did."""
+    events = read_events(workdir)
+    rows = "".join(
+        f"<tr><td>{event['step']}</td><td>{escape(event['event'])}</td>"
+        f"<td>{escape(event['message'])}</td></tr>"
+        for event in reversed(events[-MAX_EVENTS:])
+    )
+    head = "<tr><th>step</th><th>event</th><th></th></tr>"
+    text = f"<p>The newest {MAX_EVENTS} of {len(events)}.</p>" if len(events) > MAX_EVENTS else ""
+    return Section("Events", f"{text}<table>{head}{rows}</table>" if rows else "")
 
 
 def _write_picture(

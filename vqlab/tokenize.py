@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from vqlab import cli, data, precompute
+from vqlab import cli, cluster, data, precompute
 from vqlab.export.package import is_package
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
@@ -50,6 +50,7 @@ log = logging.getLogger("vqlab")
 def main() -> None:
     """Checks everything, then stores one split after the other."""
     with cli.exit_on_error():
+        cluster.join()
         config = _CONFIG.value or _config_of_source()
         output = require_writable(_OUTPUT.value)
         jobs = build_jobs(config, output)
@@ -80,7 +81,7 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
     if unknown := sorted(set(_SPLITS.value) - set(precompute.SPLITS)):
         raise ValueError(f"unknown splits {unknown}; choose from {', '.join(precompute.SPLITS)}")
     encoder = precompute.build_encoder(_WHAT.value, config, _SOURCE.value, _DTYPE.value)
-    mesh = sharding.make_mesh(-1, 1, jax.local_devices())
+    mesh = sharding.make_mesh(-1, 1, devices=jax.local_devices())
     return [
         precompute.Job(
             _WHAT.value,

@@ -201,3 +201,26 @@ def test_numbers_out_of_range():
         train_batches(source, TRANSFORM, 4, seed=0, num_workers=-1)
     with pytest.raises(ValueError, match="limit is 0"):
         eval_batches(source, CenterCrop(16), 4, limit=0)
+
+
+def test_another_order_shows_other_images_from_the_same_place_on():
+    def positions(batches, count):
+        return [label for _ in range(count) for label in next(batches)["labels"].tolist()]
+
+    source = Numbered(24)
+    batches = train_batches(source, TRANSFORM, 4, seed=0)
+    positions(batches, 2)
+    state = batches.get_state()
+    straight = positions(batches, 4)
+    batches.set_state(state, reshuffle=True)
+    other = positions(batches, 4)
+    assert other != straight and batches.num_reshuffles == 1
+    # The next time is yet another one, also where the state is from before the first.
+    batches.set_state(state, reshuffle=True)
+    assert batches.num_reshuffles == 2 and positions(batches, 4) not in (straight, other)
+    # A whole epoch shows every image once in any order.
+    resumed = train_batches(source, TRANSFORM, 4, seed=0)
+    resumed.set_state(batches.get_state() | {"next_example": 24})
+    assert sorted(positions(resumed, 6)) == list(range(24))
+    resumed.set_state(state)
+    assert resumed.num_reshuffles == 0 and positions(resumed, 4) == straight

@@ -1,12 +1,15 @@
 """Checkpoints: what is kept, what comes back, and what is said when they are broken."""
 
+import resource
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vqlab.training import sharding
-from vqlab.training.checkpoint import Checkpointer, require_writable
+from vqlab.training.checkpoint import Checkpointer, CheckpointError, require_writable
 
 
 def state(value=0.0):
@@ -48,7 +51,7 @@ def test_restores_onto_another_mesh(tmp_path):
     place = sharding.batch_sharding(sharding.make_mesh(2, 4))
     checkpointer.save(1, jax.device_put(state(2.0), place), {})
     checkpointer.wait()
-    other = sharding.batch_sharding(sharding.make_mesh(1, 2, jax.devices()[:2]))
+    other = sharding.batch_sharding(sharding.make_mesh(1, 2, devices=jax.devices()[:2]))
     restored, _ = checkpointer.restore(abstract(state(), other))
     assert restored["params"]["w"].sharding == other
     np.testing.assert_array_equal(restored["params"]["w"], np.full((8, 4), 2.0))
@@ -106,3 +109,63 @@ def test_an_unwritable_workdir_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="workdir .*/file/run cannot be written: Not a directory"):
         require_writable(tmp_path / "file" / "run")
+
+
+def damage(path):
+    """Empties every array file of a checkpoint."""
+    files = [
+        file for file in (path / "state").rglob("*") if file.is_file() and "ocdbt" in str(file)
+    ]
+    assert files
+    for file in files:
+        file.write_bytes(b"")
+
+
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog):
+    checkpointer = Checkpointer(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        checkpointer.save(step, state(step), {"next": step})
+    checkpointer.wait()
+    damage(checkpointer.directory / "3")
+    restored, position = checkpointer.restore_newest(abstract(state()))
+    assert position == {"next": 2} and float(restored["params"]["w"][0, 0]) == 2.0
+    # The number is free again, and what was there is not lost.
+    assert checkpointer.steps() == [1, 2]
+    assert (tmp_path / "checkpoints_unreadable" / "3").is_dir()
+    checkpointer.save(3, state(3.5), {"next": 3})
+    checkpointer.wait()
+    assert float(checkpointer.restore_newest(abstract(state()))[0]["params"]["w"][0, 0]) == 3.5
+    checkpointer.close()
+
+
+def test_checkpoints_of_another_model_stay_where_they_are(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(), {})
+    checkpointer.wait()
+    other = {"params": {"v": jnp.zeros((8, 4))}}
+    with pytest.raises(ValueError, match="is truncated or belongs to another model"):
+        checkpointer.restore_newest(abstract(other))
+    assert checkpointer.steps() == [1]
+    checkpointer.close()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(1.0), {})
+    checkpointer.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = {"w": jax.random.normal(jax.random.key(0), (512, 512))}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(CheckpointError, match="checkpoints/2 cannot be .* good one is 1"):
+            checkpointer.save(2, big, {})
+            checkpointer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert checkpointer.steps() == [1]
+    checkpointer.save(3, state(3.0), {})
+    checkpointer.wait()
+    assert checkpointer.steps() == [1, 3]
+    checkpointer.close()

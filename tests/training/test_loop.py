@@ -1,4 +1,4 @@
-"""The loop: what it logs, saves and raises, on a model of one number."""
+"""The loop: what it logs, saves and raises, and where it goes back to, on a model of one number."""
 
 import json
 import os
@@ -10,34 +10,52 @@ import numpy as np
 import pytest
 
 from vqlab.training.checkpoint import Checkpointer
-from vqlab.training.loop import Intervals, NonFiniteError, Run, scalars, train
+from vqlab.training.events import EventLog, read_events
+from vqlab.training.guards import Guards
+from vqlab.training.loop import DivergedForGood, Intervals, Run, beside_state, train
+from vqlab.training.profiling import Profiler, ProfileWindow
+from vqlab.training.speed import Speedometer
 from vqlab.training.step import TrainState
+from vqlab.training.stopping import StopRequested, StopSignal
 from vqlab.training.telemetry import MetricWriter
 
 
 class Counting:
-    """Batches that are their own number; may send a signal to this process at one of them."""
+    """Batches that are their own number; may send a signal to this process at one of them.
 
-    def __init__(self, signal_at=None):
+    `poisoned` are numbers that are NaN instead, until the order has changed `cured_after` times.
+    """
+
+    def __init__(self, signal_at=None, poisoned=(), cured_after=10**6):
         self.position, self.signal_at = 0, signal_at
+        self.poisoned, self.cured_after = poisoned, cured_after
+        self.num_reshuffles = 0
 
     def __next__(self):
         if self.position == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
         self.position += 1
-        return {"x": np.float32(self.position)}
+        is_poisoned = self.position in self.poisoned and self.num_reshuffles < self.cured_after
+        return {"x": np.float32(np.nan if is_poisoned else self.position)}
 
     def get_state(self):
-        return {"next": self.position}
+        return {"next": self.position, "order": self.num_reshuffles}
+
+    def set_state(self, state, *, reshuffle=False):
+        self.position = state["next"]
+        self.num_reshuffles += reshuffle
+
+    def close(self):
+        pass
 
 
 @jax.jit
 def add_batch(state, frozen, batch):
-    """Adds the batch to the weight; the loss is NaN once the weight passes `frozen`."""
+    """Adds the batch to the weight, unless the sum is not finite; the loss is the weight."""
     weight = state.params["w"] + batch["x"]
-    loss = jnp.where(weight > frozen, jnp.nan, weight)
-    metrics = {"loss/model": loss, "usage": jnp.array([0.5, 1.0])}
-    return state.replace(step=state.step + 1, params={"w": weight}), metrics
+    kept = jnp.where(jnp.isfinite(weight), weight, state.params["w"])
+    metrics = {"loss/model": weight, "usage": jnp.array([0.5, 1.0])}
+    return state.replace(step=state.step + 1, params={"w": kept}), metrics
 
 
 @pytest.fixture(autouse=True)
@@ -48,18 +66,34 @@ def restored_signals():
         signal.signal(number, handler)
 
 
-def make_run(tmp_path, batches, limit=jnp.inf, evaluate=None):
+def make_run(tmp_path, batches, evaluate=None):
     empty = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, {}, {}, {})
+    checkpointer = Checkpointer(tmp_path, keep=10, best_metric="score")
+    beginning = beside_state(batches)
+
+    def restore():
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), empty
+        )
+        return checkpointer.restore_newest(abstract) or (empty, beginning)
+
+    state, beside = restore()
+    batches.set_state(beside["data"])
     return Run(
-        state=empty,
+        state=state,
         train_step=add_batch,
-        frozen=jnp.float32(limit),
+        frozen=None,
         batches=batches,
         to_device=lambda batch: batch,
         evaluate=evaluate,
-        checkpointer=Checkpointer(tmp_path, keep=10, best_metric="score"),
-        writer=MetricWriter(tmp_path, tensorboard=False),
-        batch_size=1,
+        restore=restore,
+        checkpointer=checkpointer,
+        writer=MetricWriter(tmp_path, step=int(state.step), tensorboard=False),
+        events=EventLog(tmp_path),
+        stop=StopSignal(),
+        speed=Speedometer(1),
+        profiler=Profiler(ProfileWindow(), tmp_path),
+        is_evaluation_due=beside["is_evaluation_due"],
     )
 
 
@@ -67,9 +101,11 @@ def read_lines(tmp_path):
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_vectors_become_one_name_a_group():
-    metrics = {"a": jnp.float32(1), "u": np.array([2.0, 3.0])}
-    assert scalars(metrics) == {"a": 1, "u_g0": 2, "u_g1": 3}
+def events(tmp_path):
+    return [(e["step"], e["event"]) for e in read_events(tmp_path)]
+
+
+NOTHING = Intervals(log=0, evaluate=0, checkpoint=0)
 
 
 def test_logs_means_evaluates_and_saves(tmp_path):
@@ -84,22 +120,108 @@ def test_logs_means_evaluates_and_saves(tmp_path):
     assert losses == {2: 2.0, 4: 8.0, 6: 18.0}
     assert [line["eval/score"] for line in lines if "eval/score" in line] == [6.0, 21.0]
     assert all(line["train/images_per_second"] > 0 for line in lines if "train/usage_g1" in line)
+    assert events(tmp_path) == []
 
 
-def test_a_non_finite_metric_ends_the_run_with_its_name_and_step(tmp_path):
-    run = make_run(tmp_path, Counting(), limit=12)
-    with pytest.raises(NonFiniteError, match="loss/model is nan at step 5"):
-        train(run, 100, Intervals(log=0, evaluate=0, checkpoint=2))
-    # Step 6's checkpoint was due while step 5's metrics were in flight: it must not exist.
+def test_a_step_that_is_not_finite_is_skipped_counted_and_logged(tmp_path):
+    run = make_run(tmp_path, Counting(poisoned={3, 4}))
+    state, is_complete = train(run, 6, Intervals(log=6, evaluate=0, checkpoint=4), Guards(2))
+    assert is_complete and float(state.params["w"]) == 1 + 2 + 5 + 6
+    [line] = read_lines(tmp_path)
+    assert line["train/skipped"] == 2 and line["train/loss/model"] == (1 + 3 + 8 + 14) / 4
+    assert events(tmp_path) == [(3, "skipped"), (4, "skipped")]
+    assert "loss/model is nan" in read_events(tmp_path)[0]["message"]
+    # Nothing was saved at step 4, whose updates were being skipped.
+    assert run.checkpointer.steps() == [6]
+
+
+def test_too_many_in_a_row_go_back_with_another_order(tmp_path):
+    batches = Counting(poisoned=range(6, 10), cured_after=2)
+    run = make_run(tmp_path, batches)
+    guards = Guards(max_skipped=1, max_rollbacks=3)
+    state, is_complete = train(run, 8, Intervals(log=1, evaluate=0, checkpoint=2), guards)
+    assert is_complete and float(state.params["w"]) == 36.0 and batches.num_reshuffles == 2
+    rollbacks = [e for e in read_events(tmp_path) if e["event"] == "rollback"]
+    assert [e["step"] for e in rollbacks] == [7, 7]
+    assert "back to step 4, in data order 2" in rollbacks[-1]["message"]
+    # The log goes on from there: each step is in it once.
+    assert [line["step"] for line in read_lines(tmp_path)] == list(range(1, 9))
+
+
+def test_a_run_that_diverges_at_once_begins_anew(tmp_path):
+    batches = Counting(poisoned={1}, cured_after=1)
+    run = make_run(tmp_path, batches)
+    state, is_complete = train(run, 3, NOTHING, Guards(max_skipped=0, max_rollbacks=1))
+    assert is_complete and float(state.params["w"]) == 6.0
+
+
+def test_a_run_that_diverges_again_and_again_stops(tmp_path):
+    run = make_run(tmp_path, Counting(poisoned=range(5, 99)))
+    intervals = Intervals(log=0, evaluate=0, checkpoint=2)
+    with pytest.raises(DivergedForGood, match="loss/model is nan at step 6, the 2. in a row"):
+        train(run, 100, intervals, Guards(max_skipped=1, max_rollbacks=2))
     assert run.checkpointer.steps() == [2, 4]
+    assert events(tmp_path) == [(6, "rollback"), (6, "rollback"), (6, "diverged")]
+
+
+def test_a_sick_codebook_is_reported_once(tmp_path):
+    run = make_run(tmp_path, Counting())
+    run.train_step = lambda state, frozen, batch: (
+        state.replace(step=state.step + 1),
+        {"dead": np.array([0.1, 0.95]), "perplexity": np.array([1.5, 9.0])},
+    )
+    guards = Guards(max_dead_share=0.9, min_perplexity=2.0)
+    train(run, 4, Intervals(log=1, evaluate=0, checkpoint=0), guards)
+    messages = [e["message"] for e in read_events(tmp_path)]
+    assert messages == [
+        "g1: 95 % of the codewords are dead (guards.max_dead_share=0.9)",
+        "g0: perplexity 1.5 (guards.min_perplexity=2)",
+    ]
 
 
 def test_a_signal_saves_the_step_and_the_position(tmp_path):
     run = make_run(tmp_path, Counting(signal_at=4))
-    state, is_complete = train(run, 100, Intervals(log=0, evaluate=0, checkpoint=0))
+    state, is_complete = train(run, 100, NOTHING)
     assert not is_complete and int(state.step) == 5
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
-    saved, position = run.checkpointer.restore(abstract)
-    assert position == {"next": 5} and float(saved.params["w"]) == 15.0
+    assert events(tmp_path) == [(5, "stopped")]
+    run.close()
+    again = make_run(tmp_path, Counting())
+    assert int(again.state.step) == 5 and again.batches.position == 5
+    assert float(again.state.params["w"]) == 15.0
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_an_evaluation_that_a_signal_ends_is_made_up_for(tmp_path, at):
+    def interrupted(state):
+        raise StopRequested
+
+    run = make_run(tmp_path, Counting(), interrupted)
+    intervals = Intervals(log=0, evaluate=at, checkpoint=0)
+    _, is_complete = train(run, 6, intervals)
+    assert not is_complete and run.checkpointer.steps() == [at]
+    run.close()
+    seen = []
+    again = make_run(tmp_path, Counting(), lambda state: seen.append(int(state.step)) or {})
+    _, is_complete = train(again, 6, intervals)
+    assert is_complete and seen[0] == at and seen[-1] == 6
+
+
+def test_a_window_of_steps_is_profiled(tmp_path):
+    run = make_run(tmp_path, Counting())
+    run.profiler = Profiler(ProfileWindow(start=2, num_steps=2), tmp_path)
+    train(run, 5, NOTHING)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(ValueError, match="profile.start=0 must be at least 1"):
+        ProfileWindow(start=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_skipped": -1}, "guards.max_skipped=-1 must be at least 0"),
+        ({"max_dead_share": 1.2}, "guards.max_dead_share=1.2 is no share"),
+    ],
+)
+def test_wrong_guards_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Guards(**settings)

@@ -86,7 +86,7 @@ def tokenizer_objective(discriminator=None, **changes):
 
 def run_on_mesh(objective, data, fsdp, num_steps=2, accumulate=1):
     """The state and metrics after SGD steps on a mesh of data x fsdp devices."""
-    mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    mesh = sharding.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
     optimizers = {player: sgd(0.01) for player in objective.players}
     batch = {"images": tiny.images(16)}
 

@@ -43,13 +43,19 @@ class TrainExamples:
     Args:
       source, transform: see `train_batches`.
       seed: of order, augmentation and replacements.
+      reshuffle: another number gives other permutations.
     """
 
-    def __init__(self, source, transform, seed: int):
+    def __init__(self, source, transform, seed: int, reshuffle: int = 0):
         self._source = source
         self._transform = transform
         self._seed = seed
+        self._reshuffle = reshuffle
         self._epoch = (-1, None)
+
+    def reshuffled(self, reshuffle: int) -> "TrainExamples":
+        """The same examples in the order of that number."""
+        return TrainExamples(self._source, self._transform, self._seed, reshuffle)
 
     def record_at(self, position: int) -> int:
         """The record that the shuffled order holds at a position."""
@@ -58,7 +64,8 @@ class TrainExamples:
         if epoch != number:
             # Drawn whole: 10 MB and 0.1 s for ImageNet, once an epoch and reader. grain's shuffle
             # needs no memory, but takes 4 ms for each record of a set as small as ten.
-            rng = np.random.default_rng([self._seed, number, ORDER])
+            stream = [number, ORDER, self._reshuffle] if self._reshuffle else [number, ORDER]
+            rng = np.random.default_rng([self._seed, *stream])
             order = rng.permutation(len(self._source))
             self._epoch = (number, order)
         return int(order[place])

@@ -60,12 +60,29 @@ class TrainBatches:
         self._seed = seed
         self._reading = reading
         self._next_example = 0
+        self._num_reshuffles = 0
         self._batches = None  # started at the first batch, so that restoring starts no workers
 
     @property
     def corrupt(self) -> CorruptRecords:
         """The corrupt records met so far by this process."""
         return self._corrupt
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """(shape, dtype) of a global batch's arrays by name, without the labels."""
+        rows = self._rows
+        arrays = {
+            name: (shape, "float32" if np.dtype(dtype).kind == "f" else dtype)
+            for name, (dtype, shape) in rows.fields.items()
+        }
+        arrays["images"] = (rows.size, rows.size, 3), "float32"
+        return {n: ((rows.batch_size, *shape), dtype) for n, (shape, dtype) in arrays.items()}
+
+    @property
+    def num_reshuffles(self) -> int:
+        """How often the order was changed."""
+        return self._num_reshuffles
 
     def __iter__(self) -> "TrainBatches":
         return self
@@ -79,7 +96,8 @@ class TrainBatches:
           CorruptDataError: too many records are corrupt.
         """
         if self._batches is None:
-            rows = dataclasses.replace(self._rows, start=self._next_example)
+            examples = self._rows.example_at.reshuffled(self._num_reshuffles)
+            rows = dataclasses.replace(self._rows, example_at=examples, start=self._next_example)
             self._batches = self._reading.read(rows, ENDLESS)
         batch = next(self._batches)
         self._corrupt.add(batch.pop("failures"), tried=self._rows.num_rows)
@@ -96,13 +114,17 @@ class TrainBatches:
         """
         return {
             "next_example": self._next_example,
+            "num_reshuffles": self._num_reshuffles,
             "seed": self._seed,
             "num_records": self._corrupt.num_records,
             "corrupt": self._corrupt.get_state(),
         }
 
-    def set_state(self, state: dict) -> None:
+    def set_state(self, state: dict, *, reshuffle: bool = False) -> None:
         """Continues at `state`, with the batches that would have come without the break.
+
+        With `reshuffle` what follows comes in an order that was not tried yet. The epoch that
+        `state` lies in then shows some images twice and others not.
 
         Raises:
           ValueError: the seed or the number of records differs: the order would be another one.
@@ -115,6 +137,8 @@ class TrainBatches:
                 )
         self.close()
         self._next_example = state["next_example"]
+        tried = max(self._num_reshuffles, state["num_reshuffles"])
+        self._num_reshuffles = tried + 1 if reshuffle else state["num_reshuffles"]
         self._corrupt.set_state(state["corrupt"])
 
     def close(self) -> None:

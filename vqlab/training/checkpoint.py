@@ -7,18 +7,40 @@ becomes visible only when it is complete, so a killed run resumes from the one b
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 Tree = Any
 
+# Unreadable checkpoints are moved here, beside those that are read.
+SET_ASIDE = "checkpoints_unreadable"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+log = logging.getLogger("vqlab")
+
 # What Orbax and TensorStore raise for files that are missing, cut short or of another structure.
 _UNREADABLE = (ValueError, KeyError, OSError, TypeError)
+_UNWRITABLE = (ValueError, OSError, RuntimeError)
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words where it said why, such as "No space left on device"."""
+    while error.__cause__ is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
 
 
 def _first_line(error: BaseException, limit: int = 200) -> str:
@@ -77,6 +99,7 @@ class Checkpointer:
                 )
             )
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._newest_asked = -1
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -97,6 +120,9 @@ class Checkpointer:
           state: the train state.
           data: the data iterator's JSON state.
           metrics: of the evaluation at this step, or None.
+
+        Raises:
+          CheckpointError: this one or the one before cannot be written.
         """
         if step in self._manager.all_steps():
             return
@@ -104,7 +130,27 @@ class Checkpointer:
         if metrics is not None and self._metric in metrics:
             scores = {self._metric: float(metrics[self._metric])}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-        self._manager.save(step, args=items, metrics=scores, force=True)
+        with self._named_errors():
+            self._manager.wait_until_finished()
+        self._newest_asked = step
+        with self._named_errors():
+            self._manager.save(step, args=items, metrics=scores, force=True)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except _UNWRITABLE as error:
+            steps = self.steps()
+            raise CheckpointError(
+                f"checkpoint {self.directory / str(self._newest_asked)} cannot be written: "
+                f"{_reason(error)}; the newest good one is {steps[-1] if steps else 'none'}"
+            ) from error
+
+    def check(self) -> None:
+        """Raises CheckpointError if what is being written has failed; does not wait."""
+        with self._named_errors():
+            self._manager.check_for_errors()
 
     def steps(self) -> list[int]:
         """The finished checkpoints, oldest first."""
@@ -143,6 +189,42 @@ class Checkpointer:
                 f"model: {_first_line(error)}"
             ) from error
         return restored["state"], restored["data"]
+
+    def restore_newest(self, abstract_state: Tree) -> tuple[Tree, dict] | None:
+        """(state, data state) of the newest checkpoint that can be read; None without any.
+
+        Those after it, which cannot, are moved to `SET_ASIDE`: one that does not fit the model is
+        not told from a damaged one until an older one fits.
+
+        Raises:
+          ValueError: there are checkpoints, and none can be read; the newest one's error.
+        """
+        faults: dict[int, ValueError] = {}
+        for step in reversed(self.steps()):
+            try:
+                state, data = self.restore(abstract_state, step)
+            except ValueError as error:
+                faults[step] = error
+                continue
+            for unreadable, error in faults.items():
+                log.warning("%s; going on from step %d", error, step)
+                self._set_aside(unreadable)
+            return state, data
+        if faults:
+            raise next(iter(faults.values()))
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        source = self.directory / str(step)
+        if jax.process_index() == 0:
+            target = self.directory.parent / SET_ASIDE / str(step)
+            while target.exists():
+                target = target.with_name(target.name + "-again")
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
+        self._manager.reload()
 
     def restore_weights(self, names: tuple[str, ...], step: int | str = "latest") -> Tree:
         """Only some top-level entries of the state (such as "params"), as NumPy arrays.
@@ -191,10 +273,15 @@ class Checkpointer:
         return known[str(step)]
 
     def wait(self) -> None:
-        """Returns when every save is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when every save is on disk; raises CheckpointError."""
+        with self._named_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being written, then frees the threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for what is being written, then frees the threads.
+
+        Raises nothing, since it also ends runs that end with an error: `wait` first where it
+        matters whether all is written.
+        """
+        with contextlib.suppress(*_UNWRITABLE):
+            self._manager.close()

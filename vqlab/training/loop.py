@@ -1,42 +1,49 @@
 """The train loop: every method, every machine.
 
-It feeds batches to the step and does four things now and then: log, evaluate, save, stop. All it
-knows of the method is the names of the metrics.
+It feeds batches to the step and does a few things now and then: log, evaluate, save, stop, go back.
+All it knows of the method is the names of the metrics.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import logging
-import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from vqlab.training.checkpoint import Checkpointer
+from vqlab.training.events import EventLog
+from vqlab.training.guards import Guards
+from vqlab.training.profiling import Profiler
+from vqlab.training.speed import Speedometer
 from vqlab.training.step import TrainState
+from vqlab.training.stopping import StopRequested, StopSignal
 from vqlab.training.telemetry import MetricWriter, ProgressBar
+from vqlab.training.window import Diverged, MetricWindow
 
-# Steps whose metrics may still be on their way from the device while later ones run.
-METRICS_IN_FLIGHT = 2
+log = logging.getLogger("vqlab")
 
 
-class NonFiniteError(RuntimeError):
-    """A metric became NaN or infinite; the newest checkpoint is from before."""
+class DivergedForGood(RuntimeError):
+    """The run went back as often as it may, and still its metrics became NaN or infinite."""
 
 
 class Batches(Protocol):
-    """An endless iterator of host batches whose position is a JSON value."""
+    """An endless iterator of host batches whose position is a JSON value.
+
+    Attributes:
+      num_reshuffles: how often the order was changed.
+    """
+
+    num_reshuffles: int
 
     def __next__(self) -> dict[str, np.ndarray]: ...
 
     def get_state(self) -> dict: ...
+
+    def set_state(self, state: dict, *, reshuffle: bool = False) -> None: ...
 
     def close(self) -> None: ...
 
@@ -50,82 +57,6 @@ class Intervals:
     checkpoint: int
 
 
-def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Host floats by name; a vector over groups becomes `name_g0`, `name_g1`, ..."""
-    flat = {}
-    for name, value in metrics.items():
-        value = np.asarray(value)
-        if value.ndim == 0:
-            flat[name] = float(value)
-        else:
-            flat |= {f"{name}_g{index}": float(x) for index, x in enumerate(value.ravel())}
-    return flat
-
-
-def require_finite(step: int, values: Mapping[str, float]) -> None:
-    """Raises NonFiniteError with the metric's name and the step."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise NonFiniteError(f"{name} is {value} at step {step}")
-
-
-class MetricWindow:
-    """Fetches the metrics of finished steps a little late, checks them, and averages them.
-
-    Reading a metric waits for its step. Reading it a few steps later costs nothing, as the device
-    is busy with the steps after it.
-    """
-
-    def __init__(self):
-        self._pending: collections.deque = collections.deque()
-        self._sums: dict[str, float] = {}
-        self._count = 0
-
-    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Adds a dispatched step's metrics; raises NonFiniteError for an earlier one."""
-        self._pending.append((step, metrics))
-        while len(self._pending) > METRICS_IN_FLIGHT:
-            self._take()
-
-    def drain(self) -> None:
-        """Waits for all dispatched steps; raises NonFiniteError for any."""
-        while self._pending:
-            self._take()
-
-    def means(self) -> dict[str, float]:
-        """Means since the last call, of the steps fetched."""
-        means = {name: total / max(self._count, 1) for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
-
-    def _take(self) -> None:
-        step, metrics = self._pending.popleft()
-        values = scalars(jax.device_get(metrics))
-        require_finite(step, values)
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-
-
-class StopSignal:
-    """Turns SIGTERM and SIGINT into a request to stop at the next step."""
-
-    def __init__(self):
-        self._received: int | None = None
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._receive)
-
-    def __bool__(self) -> bool:
-        return self._received is not None
-
-    def _receive(self, number, frame) -> None:
-        del frame
-        if self._received is not None:  # asked twice: do not wait for the step
-            raise KeyboardInterrupt
-        self._received = number
-
-
 @dataclasses.dataclass
 class Run:
     """The parts of a run that the loop drives; see `vqlab.build`.
@@ -136,9 +67,11 @@ class Run:
       frozen: never-trained networks' parameters.
       batches: host batches of this process.
       to_device: host batch -> global arrays.
-      evaluate: `(state) -> {name: value}`, or None.
-      batch_size: images per step over all hosts.
+      evaluate: `(state) -> {name: value}`, or None. Raises StopRequested where `stop` says so.
+      restore: the state and what `beside_state` gave, of the newest checkpoint or of the beginning.
+      stop: asked once a step.
       evaluation: the newest one's metrics, once there is one.
+      is_evaluation_due: whether the checkpoint that the run starts from lacks its evaluation.
     """
 
     state: TrainState
@@ -147,104 +80,151 @@ class Run:
     batches: Batches
     to_device: Callable[[dict], dict]
     evaluate: Callable[[TrainState], dict[str, float]] | None
+    restore: Callable[[], tuple[TrainState, dict]]
     checkpointer: Checkpointer
     writer: MetricWriter
-    batch_size: int
+    events: EventLog
+    stop: StopSignal
+    speed: Speedometer
+    profiler: Profiler
     evaluation: dict[str, float] | None = None
+    is_evaluation_due: bool = False
 
     def close(self) -> None:
         """Ends worker processes and waits for what is still being written."""
+        self.stop.close()
+        self.profiler.close()
         self.batches.close()
-        self.writer.close()
         self.checkpointer.close()
+        self.writer.close()
 
 
-def train(run: Run, num_steps: int, intervals: Intervals) -> tuple[TrainState, bool]:
+def beside_state(batches: Batches, is_evaluation_due: bool = False) -> dict[str, Any]:
+    """What a checkpoint holds beside the state, in JSON types."""
+    return {"data": batches.get_state(), "is_evaluation_due": is_evaluation_due}
+
+
+def train(
+    run: Run, num_steps: int, intervals: Intervals, guards: Guards | None = None
+) -> tuple[TrainState, bool]:
     """Trains up to `num_steps`; returns the state and whether the run is complete.
 
     Raises:
-      NonFiniteError: naming the metric and the step; no checkpoint is written after it.
+      DivergedForGood: naming the metric and the step; the newest checkpoint is from before.
+      CheckpointError: a checkpoint cannot be written; those before it stay as they are.
     """
-    stop, window, speed = StopSignal(), MetricWindow(), Speedometer(run.batch_size)
-    step = int(run.state.step)
-    with ProgressBar(total=num_steps, initial=step) as progress:
-        while step < num_steps and not stop:
-            with speed.waiting():
-                batch = run.to_device(next(run.batches))
-            run.state, metrics = run.train_step(run.state, run.frozen, batch)
-            step += 1
-            window.push(step, metrics)
-            progress.update(1)
-            last = step == num_steps
-            if last or _due(step, intervals.log):
-                window.drain()
-                values = window.means()
-                progress.show(values)
-                rates = speed.rates()
-                run.writer.write_scalars(
-                    step, {f"train/{name}": value for name, value in (values | rates).items()}
-                )
-            evaluation = None
-            if run.evaluate is not None and (last or _due(step, intervals.evaluate)):
-                window.drain()
-                with speed.paused():
-                    evaluation = run.evaluation = run.evaluate(run.state)
-                run.writer.write_scalars(
-                    step, {f"eval/{name}": value for name, value in evaluation.items()}
-                )
-            if last or stop or _due(step, intervals.checkpoint):
-                window.drain()
-                with speed.paused():
-                    run.checkpointer.save(step, run.state, run.batches.get_state(), evaluation)
-        if stop and step < num_steps:
-            window.drain()
-            run.checkpointer.save(step, run.state, run.batches.get_state())
-            logging.warning("stopped by a signal; step %d is saved", step)
+    guards = guards or Guards()
+    while True:
+        try:
+            is_complete = _Advance(run, num_steps, intervals, guards).run()
+            run.checkpointer.wait()
+            return run.state, is_complete
+        except Diverged as error:
+            _go_back(run, error, guards)
+
+
+def _go_back(run: Run, error: Diverged, guards: Guards) -> None:
+    """Puts the run where its newest checkpoint is, with another order of what follows."""
+    if run.batches.num_reshuffles >= guards.max_rollbacks:
+        run.events.write(error.step, "diverged", str(error))
+        raise DivergedForGood(str(error)) from error
     run.checkpointer.wait()
-    return run.state, step >= num_steps
+    run.state, beside = run.restore()
+    run.batches.set_state(beside["data"], reshuffle=True)
+    step = int(run.state.step)
+    run.writer.rewind(step)
+    text = f"{error}; back to step {step}, in data order {run.batches.num_reshuffles}"
+    run.events.write(error.step, "rollback", text)
 
 
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+class _Advance:
+    """One attempt to train from where the run stands up to `num_steps`."""
 
+    def __init__(self, run: Run, num_steps: int, intervals: Intervals, guards: Guards):
+        self._run, self._num_steps, self._intervals = run, num_steps, intervals
+        self._guards = guards
+        self._window = MetricWindow(guards.max_skipped)
+        self._step = int(run.state.step)
+        self._alarms: set[str] = set()
 
-class Speedometer:
-    """Images per second and the share of time spent waiting for data, between two readings."""
+    def run(self) -> bool:
+        """Whether `num_steps` are reached and evaluated; raises Diverged."""
+        run = self._run
+        run.speed.rates()  # from here on
+        with ProgressBar(total=self._num_steps, initial=self._step) as progress:
+            try:
+                if run.is_evaluation_due:
+                    self._evaluate()
+                while self._step < self._num_steps and not run.stop.agreed():
+                    self._advance()
+                    progress.update(1)
+                    if self._is_due(self._intervals.log):
+                        progress.show(self._log())
+                    run.is_evaluation_due = self._is_due(self._intervals.evaluate)
+                    if run.is_evaluation_due:
+                        self._evaluate()
+                    if self._is_due(self._intervals.checkpoint):
+                        self._save()
+            except StopRequested:
+                pass  # between the batches of an evaluation, which is due once more then
+            is_complete = self._step >= self._num_steps and not run.is_evaluation_due
+            if not is_complete:
+                self._save(always=True)
+                run.events.write(self._step, "stopped", f"by a signal; step {self._step} is saved")
+        return is_complete
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._reset()
+    def _advance(self) -> None:
+        run = self._run
+        run.profiler.step()
+        with run.speed.waiting():
+            batch = run.to_device(next(run.batches))
+        run.state, metrics = run.train_step(run.state, run.frozen, batch)
+        self._step += 1
+        self._window.push(self._step, metrics)
 
-    def _reset(self) -> None:
-        self._start, self._waited, self._paused, self._batches = time.perf_counter(), 0.0, 0.0, 0
+    def _is_due(self, every: int) -> bool:
+        return self._step == self._num_steps or (every > 0 and self._step % every == 0)
 
-    def waiting(self):
-        """Context in which the loop waits for a batch."""
-        self._batches += 1
-        return _Timer(self, "_waited")
+    def _log(self) -> dict[str, float]:
+        """Writes the means since the last log, and what is wrong with them."""
+        run, window = self._run, self._window
+        run.checkpointer.check()
+        window.drain()
+        for step, fault in window.skipped:
+            run.events.write(step, "skipped", f"{fault}; the step changed nothing")
+        values = window.means()
+        alarms = self._guards.alarms(values)
+        for name in sorted(alarms.keys() - self._alarms):
+            run.events.write(self._step, "codebook", alarms[name])
+        self._alarms = set(alarms)
+        rates = run.speed.rates()
+        run.writer.write_scalars(
+            self._step, {f"train/{name}": value for name, value in (values | rates).items()}
+        )
+        return values | rates
 
-    def paused(self):
-        """Context of evaluation and saving, which count for nothing here."""
-        return _Timer(self, "_paused")
+    def _evaluate(self) -> None:
+        run = self._run
+        if run.evaluate is not None:
+            self._window.drain()
+            with run.speed.paused():
+                run.evaluation = run.evaluate(run.state)
+            run.writer.write_scalars(
+                self._step, {f"eval/{name}": value for name, value in run.evaluation.items()}
+            )
+        run.is_evaluation_due = False
 
-    def rates(self) -> dict[str, float]:
-        """The two numbers since the last reading."""
-        elapsed = max(time.perf_counter() - self._start - self._paused, 1e-9)
-        rates = {
-            "images_per_second": self._batches * self._batch_size / elapsed,
-            "data_wait_share": min(self._waited / elapsed, 1.0),
-        }
-        self._reset()
-        return rates
-
-
-class _Timer:
-    def __init__(self, owner: Speedometer, field: str):
-        self._owner, self._field = owner, field
-
-    def __enter__(self):
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exception):
-        elapsed = time.perf_counter() - self._start
-        setattr(self._owner, self._field, getattr(self._owner, self._field) + elapsed)
+    def _save(self, *, always: bool = False) -> None:
+        """Saves, unless the latest steps were skipped: what led there is no place to go back to."""
+        run = self._run
+        self._window.drain()
+        if self._window.skipped_in_row and not always and self._step < self._num_steps:
+            return
+        evaluation = None if run.is_evaluation_due else run.evaluation
+        with run.speed.paused():
+            run.checkpointer.save(
+                self._step,
+                run.state,
+                beside_state(run.batches, run.is_evaluation_due),
+                evaluation if self._is_due(self._intervals.evaluate) else None,
+            )

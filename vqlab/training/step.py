@@ -154,7 +154,8 @@ def make_train_step(
       accumulate: number of micro-batches that a batch is cut into.
 
     Returned metrics hold every loss as `loss/PLAYER`, every global gradient norm before clipping
-    as `grad_norm/PLAYER`, and the objective's own.
+    as `grad_norm/PLAYER`, and the objective's own. Where one of them is not finite, the step
+    changes nothing but its number.
     """
 
     def train_step(state, frozen, batch):
@@ -180,12 +181,10 @@ def make_train_step(
         metrics |= {f"loss/{player}": loss for player, loss in losses.items()}
         metrics |= {f"grad_norm/{name}": optax.tree.norm(grad) for name, grad in grads.items()}
         new_state = state.replace(
-            step=state.step + 1,
-            params=params,
-            variables=aux.variables,
-            opt_state=opt_state,
-            ema=ema,
+            params=params, variables=aux.variables, opt_state=opt_state, ema=ema
         )
-        return new_state, metrics
+        is_finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(metrics)]).all()
+        new_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new_state, state)
+        return new_state.replace(step=state.step + 1), metrics
 
     return train_step

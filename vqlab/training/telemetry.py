@@ -27,7 +27,11 @@ _SHOWN = {
     "l1": "l1",
     "l2": "l2",
     "images_per_second": "img/s",
+    "mfu": "mfu",
+    "skipped": "skipped",
 }
+# Shown only when there is something to say.
+_SHOWN_ABOVE_ZERO = ("skipped",)
 
 
 class MetricWriter:
@@ -45,13 +49,19 @@ class MetricWriter:
 
     def __init__(self, workdir: str | Path, *, step: int = 0, tensorboard: bool = True):
         self._file = self._events = None
+        self._workdir, self._tensorboard = Path(workdir), tensorboard
+        self.rewind(step)
+
+    def rewind(self, step: int) -> None:
+        """Drops what was written after `step`, where the run goes on from."""
         if jax.process_index() != 0:
             return
-        workdir = Path(workdir)
+        self.close()
+        workdir = self._workdir
         workdir.mkdir(parents=True, exist_ok=True)
         _drop_lines_after(workdir / METRICS_FILE, step)
         self._file = open(workdir / METRICS_FILE, "a", encoding="utf-8")
-        if tensorboard:
+        if self._tensorboard:
             # Imported here because evaluation and export work without it.
             from tensorboardX import SummaryWriter
 
@@ -136,7 +146,11 @@ class ProgressBar:
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Puts loss, PSNR and images per second, as far as `metrics` has them, beside the bar."""
-        shown = {_SHOWN[name]: f"{metrics[name]:.4g}" for name in _SHOWN if name in metrics}
+        shown = {
+            label: f"{metrics[name]:.4g}"
+            for name, label in _SHOWN.items()
+            if name in metrics and (metrics[name] > 0 or name not in _SHOWN_ABOVE_ZERO)
+        }
         self._bar.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
