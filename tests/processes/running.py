@@ -1,0 +1,103 @@
+"""Starts runs of one or several processes on this machine, as a launcher would."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def free_port():
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return server.getsockname()[1]
+
+
+def start(kind, workdir, *arguments, processes=1, devices=1, seen=None, cache=None):
+    """One Popen a process, each with `devices` CPU devices; `seen` is a folder for `recorded`."""
+    module = "vqlab.main"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(cache or pathlib.Path(workdir).parent / "compiled"),
+    }
+    if seen:
+        module = "tests.processes.recorded"
+        seen.mkdir(exist_ok=True)
+        environment["SEEN"] = str(seen)
+    command = [sys.executable, "-m", module, f"--config=tests/processes/configs.py:{kind}"]
+    command += [f"--workdir={workdir}", *arguments]
+    if processes > 1:
+        port = free_port()
+        command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={processes}"]
+    return [
+        subprocess.Popen(
+            command + ([f"--process_id={index}"] if processes > 1 else []),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+
+
+def finish(started, timeout=300):
+    """(exit codes, outputs) of all, killed after `timeout` seconds."""
+    outputs = []
+    try:
+        for process in started:
+            outputs.append(process.communicate(timeout=timeout)[0])
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [process.returncode for process in started], outputs
+
+
+def run(kind, workdir, *arguments, **settings):
+    """A whole run that must end well; its metrics by step."""
+    codes, outputs = finish(start(kind, workdir, *arguments, **settings))
+    assert not any(codes), "\n".join(outputs)
+    return metrics(workdir)
+
+
+def metrics(workdir):
+    """{step: {name: value}} of metrics.jsonl."""
+    merged = {}
+    for text in (workdir / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        merged.setdefault(line.pop("step"), {}).update(line)
+    return merged
+
+
+def images_seen(seen):
+    """{global position: digest} over all processes; fails where a position comes twice unlike."""
+    rows = {}
+    for path in seen.iterdir():
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            for offset, digest in enumerate(line["rows"]):
+                assert rows.setdefault(line["position"] + offset, digest) == digest
+    return rows
+
+
+def parameters(workdir, step):
+    """Every array of a checkpoint's state as NumPy, by path."""
+    from flax import traverse_util
+
+    from vqlab.training.checkpoint import Checkpointer
+
+    checkpointer = Checkpointer(workdir)
+    names = ("params", "variables", "opt_state", "ema")
+    state = checkpointer.restore_weights(names, step)
+    checkpointer.close()
+    flat = traverse_util.flatten_dict(state, sep="/")
+    return {name: np.asarray(leaf) for name, leaf in flat.items() if leaf is not None}
