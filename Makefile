@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 WORKDIR ?= runs/demo
 CONCEPTS ?= runs/semanticist
 CONTROL ?= runs/semanticist-not-nested
@@ -25,7 +26,7 @@ demo-semanticist: $(VENV)/ready
 		--compare=$(CONTROL)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow

@@ -14,6 +14,10 @@ the MGVQ configs: what MAR trained with is not published.
     python -m vqlab.main --config=configs/kl_vae_f16.py --workdir=DIR \\
         --config.objective.lpips_weights=vgg16.pth,vgg.pth
 
+Cost: fits a TPU slice v5e:4x8. What it takes there or elsewhere:
+
+    python -m vqlab.plan --config=configs/kl_vae_f16.py --topology=v5e:4x8
+
 Options, comma-separated: `ldm`; `debug`, a run of seconds of a narrow network on the embedded
 photographs.
 """

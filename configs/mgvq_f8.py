@@ -16,6 +16,10 @@ Training has two stages, as the released file hints: masked, then unmasked from 
     python -m vqlab.main --config=configs/mgvq_f8.py:finetune --workdir=DIR2 \\
         --config.objective.lpips_weights=vgg16.pth,vgg.pth --config.init_from=DIR
 
+Cost: fits a TPU slice v5e:4x8. What it takes there or elsewhere:
+
+    python -m vqlab.plan --config=configs/mgvq_f8.py --topology=v5e:4x8
+
 Options, comma-separated: `groups=8`; `finetune`, the second stage; `debug`, a run of seconds of a
 narrow network on the embedded photographs.
 """

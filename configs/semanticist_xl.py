@@ -13,6 +13,11 @@ have REPA on, which needs the weights of DINOv2: that is the option `repa`.
         --config.objective.latent_weights=kl16.ckpt \\
         --config.objective.repa_weights=dinov2_vitb14_pretrain.pth
 
+Cost: fits a TPU slice v5e:8x16 when eight chips share the state. What it takes there or elsewhere:
+
+    python -m vqlab.plan --config=configs/semanticist_xl.py:repa --topology=v5e:8x16 \\
+        --config.mesh.fsdp=8
+
 Options, comma-separated: `concepts=64` (128, 32, 16), with 4096 / concepts numbers each; `repa`;
 `debug`, a run of seconds of a narrow network on pixels of the embedded photographs.
 

@@ -22,6 +22,7 @@ BELOW = {
 }
 CONFIG_READERS = {
     "build.py",
+    "cli.py",
     "estimate.py",
     "evaluate.py",
     "main.py",

@@ -48,6 +48,7 @@ def command(*arguments, without_libtpu=False):
 
 def test_without_libtpu_it_says_so_and_counts_with_the_cpus_compiler(kept, tmp_path):
     arguments = [DEMO, "--topology=v5e:2x2", "--images=1000", "--row", "--json"]
+    arguments.append(f"--output={tmp_path / 'plan.json'}")
     done = run(kept, *command(*arguments, without_libtpu=True))
     assert done.returncode == 0, done.stderr
     assert "libtpu is not installed" in done.stderr and "compiling 8 images" in done.stderr
@@ -66,12 +67,27 @@ def test_without_libtpu_it_says_so_and_counts_with_the_cpus_compiler(kept, tmp_p
     assert answer["step_seconds"] == max(times.values()) == times[answer["bound_by"]]
     assert answer["epoch"]["images"] == 1000
     assert done.stdout.splitlines()[-2] == row(answer)
+    assert json.loads((tmp_path / "plan.json").read_text()) == answer
 
-    arguments.append(f"--output={tmp_path / 'plan.json'}")
-    again = run(kept, *command(*arguments, without_libtpu=True))
-    assert "kept from before" in again.stdout
-    assert json.loads(again.stdout.splitlines()[-1]) == answer | {"cached": True}
-    assert json.loads((tmp_path / "plan.json").read_text()) == answer | {"cached": True}
+
+def test_what_was_compiled_is_kept_by_program_and_topology(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(plan, "_devices", lambda *_: jax.devices())
+    lowered = [jax.jit(lambda x, n=n: x * n).lower(1.0) for n in (2, 2, 3)]
+    h100, h200 = topologies.parse_gpus(8, "h100"), topologies.parse_gpus(8, "h200")
+    first, again, other, elsewhere = (
+        plan.Compiler(topology) for topology in (h100, h100, h100, h200)
+    )
+    result = first(lowered[0])
+    assert again(lowered[1]) == result
+    other(lowered[2])
+    elsewhere(lowered[0])
+    kept = [compiler.is_kept for compiler in (first, again, other, elsewhere)]
+    assert kept == [False, True, False, False]
+    with flagsaver.flagsaver(no_cache=True):
+        anew = plan.Compiler(h100)
+        anew(lowered[0])
+    assert not anew.is_kept
 
 
 def test_gpus_or_a_slice():

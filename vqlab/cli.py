@@ -12,6 +12,12 @@ from typing import NoReturn
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
+
+# Defined once, so that one process can import several commands.
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Config file, such as configs/mgvq_f16.py:groups=8."
+)
 
 # The exit code of a command that was asked for something impossible.
 USAGE_ERROR = 2

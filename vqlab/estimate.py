@@ -125,33 +125,31 @@ def estimate(
             return program, compile_program(program.traced.lower())
 
     program, result = compiled(config)
-    count = topology.num_devices
-    flops = traced_flops(program.traced)
-    each = config.batch_size // sharding.batch_parts(program.mesh)
-    answer = {
-        "topology": topology.name,
-        "chip": topology.chip.name,
-        "num_devices": count,
-        "mesh": dict(program.mesh.shape),
-        "parameters": _parameters(program),
-        "batch_size": config.batch_size,
-        "batch_per_device": each,
-        "precomputed": precomputed,
-        "flops": flops.total,
-        "flops_per_device": flops.total / count,
-        "fits": _fits(result, topology),
-        "memory": _memory(program, result, topology),
-        "compile_seconds": result.seconds,
-    }
     least = None
     if not is_own_compiler:
         progress("tracing the step of one device")
-        least = _least_traffic(program, config, each, precomputed)
-    answer |= _times(config, topology, Flops(*(x / count for x in flops)), result, least)
+        least = _least_traffic(program, config, precomputed)
+    answer = _facts(program, result, config, topology) | {"precomputed": precomputed}
+    answer |= _times(program, result, config, topology, least)
     answer["largest_batch_per_device"] = _largest_batch(program, config, answer, topology)
     if verify and answer["largest_batch_per_device"]["images"]:
         answer["largest_batch_per_device"] = _verified(config, topology, answer, compiled)
     return answer
+
+
+def _facts(program: Program, result, config, topology: Topology) -> dict[str, Any]:
+    return {
+        "topology": topology.name,
+        "chip": topology.chip.name,
+        "num_devices": topology.num_devices,
+        "mesh": dict(program.mesh.shape),
+        "parameters": _parameters(program),
+        "batch_size": config.batch_size,
+        "batch_per_device": config.batch_size // sharding.batch_parts(program.mesh),
+        "fits": _fits(result, topology),
+        "memory": _memory(program, result, topology),
+        "compile_seconds": result.seconds,
+    }
 
 
 def _parameters(program: Program) -> dict[str, int]:
@@ -160,10 +158,10 @@ def _parameters(program: Program) -> dict[str, int]:
     return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
 
 
-def _least_traffic(program: Program, config, batch: int, precomputed: bool) -> float:
+def _least_traffic(program: Program, config, precomputed: bool) -> float:
     """Bytes of one device whose products move their operands, and all else happens on the way."""
     alone = config.copy_and_resolve_references().unlock()
-    alone.batch_size = batch
+    alone.batch_size //= sharding.batch_parts(program.mesh)
     alone.mesh.update(dict.fromkeys(alone.mesh, 1))
     step = trace_step(alone, [program.mesh.devices.flat[0]], precomputed=precomputed)
     moved = traced_traffic(step.traced) / program.mesh.shape.get("tensor", 1)
@@ -196,20 +194,23 @@ def device_bytes(tree) -> float:
     )
 
 
-def _times(config, topology: Topology, flops: Flops, result, traffic: float | None):
-    """The roofline and what follows from it; None where nothing was compiled.
+def _times(program: Program, result, config, topology: Topology, traffic: float | None):
+    """Work, the roofline and what follows from it; None where nothing was compiled.
 
     `traffic` is in bytes of a device, None for that of the compiled program.
     """
+    count = topology.num_devices
+    flops = traced_flops(program.traced)
+    answer = {"flops": flops.total, "flops_per_device": flops.total / count}
     if isinstance(result, OutOfMemory):
         names = ("bytes_per_device", "collectives", "roofline_seconds", "step_seconds")
-        return dict.fromkeys((*names, "bound_by", "images_per_second", "run"))
-    program = hlo.parse(result.text)
-    traffic = memory_traffic(program) if traffic is None else traffic
-    sent = collectives(program, topology.num_devices)
-    times = roofline(topology.chip, flops, traffic, sent)
+        return answer | dict.fromkeys((*names, "bound_by", "images_per_second", "run"))
+    compiled = hlo.parse(result.text)
+    traffic = memory_traffic(compiled) if traffic is None else traffic
+    sent = collectives(compiled, count)
+    times = roofline(topology.chip, Flops(*(x / count for x in flops)), traffic, sent)
     hours = config.num_steps * times.seconds / 3600
-    return {
+    return answer | {
         "bytes_per_device": traffic,
         "collectives": by_kind(sent),
         "roofline_seconds": times._asdict(),
@@ -219,7 +220,7 @@ def _times(config, topology: Topology, flops: Flops, result, traffic: float | No
         "run": {
             "steps": config.num_steps,
             "hours": hours,
-            "chip_hours": hours * topology.num_devices,
+            "chip_hours": hours * count,
         },
     }
 

@@ -12,7 +12,6 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
@@ -27,9 +26,6 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder.", requ
 _STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best or a number.")
 _SOURCE = flags.DEFINE_string(
     "source", None, "Measure this exported folder instead of the workdir's checkpoint."
-)
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Take data and evaluators from here instead of the workdir's config."
 )
 _LPIPS = flags.DEFINE_string(
     "lpips_weights", None, "vgg16.pth,vgg.pth, to measure LPIPS; '' for not; default: the config's."
@@ -53,7 +49,7 @@ def main() -> None:
     with cli.exit_on_error():
         cluster.join()
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
-        config = _CONFIG.value or load_config(workdir)
+        config = cli.CONFIG.value or load_config(workdir)
         require_writable(workdir)
         others = read_comparison(_COMPARE.value)
         tokenizer = load(_SOURCE.value or workdir, _STEP.value)

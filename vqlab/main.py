@@ -16,7 +16,6 @@ from collections.abc import Mapping
 import jax
 from absl import flags
 from clu import parameter_overview
-from ml_collections import config_flags
 
 from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
@@ -26,9 +25,6 @@ from vqlab.training.checkpoint import CheckpointError
 from vqlab.training.loop import DivergedForGood, Intervals, train
 from vqlab.training.stopping import StopRequested, StopSignal
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config file, such as configs/mgvq_f16.py:groups=8."
-)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the report go.")
 _COMPARE = flags.DEFINE_list(
     "compare", [], "Workdirs of evaluated runs, to draw and print their curves beside this run's."
@@ -44,7 +40,7 @@ EXIT_STOPPED = 75
 
 def main() -> None:
     """Builds the run, trains it, and writes what it made."""
-    config = _CONFIG.value
+    config = cli.CONFIG.value
     stop = StopSignal()
     with cluster.ending_with_peers(EXIT_STOPPED), cli.exit_on_error():
         cluster.join()

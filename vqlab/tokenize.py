@@ -17,7 +17,6 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from vqlab import cli, cluster, data, precompute
 from vqlab.export.package import is_package
@@ -25,9 +24,6 @@ from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.workdir import load_config
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Images, and for latents the model; default: the config of --source."
-)
 _WHAT = flags.DEFINE_enum("what", "latents", precompute.WHAT, "What to store.")
 _SOURCE = flags.DEFINE_string("source", None, "The trained tokenizer: a workdir or an export.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
@@ -51,7 +47,7 @@ def main() -> None:
     """Checks everything, then stores one split after the other."""
     with cli.exit_on_error():
         cluster.join()
-        config = _CONFIG.value or _config_of_source()
+        config = cli.CONFIG.value or _config_of_source()
         output = require_writable(_OUTPUT.value)
         jobs = build_jobs(config, output)
         for job in jobs:

@@ -66,7 +66,8 @@ def test_one_page_shows_every_analysis_of_semanticist(tmp_path, evaluated):
     assert "4 x 4" in page and "2 steps, guidance scale 2" in page
     assert "concepts, num_concepts=4, guidance_scale=2.0, num_steps=2, seed=0" in page
     picture = np.asarray(Image.open(tmp_path / results.PICTURE_FILE))
-    assert picture.shape[1] == 6 + 4 * (stubs.SIDE + 6)  # the original and 1, 2, 4 concepts
+    # The original and 1, 2, 4 concepts, enlarged to the 96 pixels of a heading.
+    assert picture.shape[1] == 6 + 4 * (6 * stubs.SIDE + 6)
 
 
 def test_numbers_are_saved_with_their_protocol_and_read_back(tmp_path, evaluated):
