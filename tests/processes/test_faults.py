@@ -111,7 +111,8 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path, compiled):
         [code], [output] = finish(start("mgvq", disk / "run", *few, **settings))
         assert code == 1, output
         assert "cannot be written" in output and "No space left on device" in output
-        assert output.strip().splitlines()[-1].startswith("error: checkpoint ")
+        # One line of ours; Orbax's threads say more around it.
+        assert any(line.startswith("error: checkpoint ") for line in output.splitlines())
         kept = sorted(int(p.name) for p in (disk / "run" / "checkpoints").glob("[0-9]"))
         assert kept and f"the newest good one is {kept[-1]}" in output
         # With more room the same command goes on from there.
