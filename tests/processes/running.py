@@ -91,7 +91,7 @@ def images_seen(seen):
 
 def parameters(workdir, step):
     """Every array of a checkpoint's state as NumPy, by path."""
-    from flax import traverse_util
+    import jax
 
     from vqlab.training.checkpoint import Checkpointer
 
@@ -99,5 +99,5 @@ def parameters(workdir, step):
     names = ("params", "variables", "opt_state", "ema")
     state = checkpointer.restore_weights(names, step)
     checkpointer.close()
-    flat = traverse_util.flatten_dict(state, sep="/")
-    return {name: np.asarray(leaf) for name, leaf in flat.items() if leaf is not None}
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
