@@ -7,6 +7,7 @@ import math
 import os
 from typing import NamedTuple
 
+import jax
 from jax.experimental import topologies
 
 from vqlab.planning.chips import Chip, find_gpu, find_tpu
@@ -95,7 +96,7 @@ def tpu_devices(topology: Topology) -> list:
         description = topologies.get_topology_desc(
             platform="tpu", topology_name=topology.name, **options
         )
-    except Exception as error:  # JaxRuntimeError or NotImplementedError, by what is wrong
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         message = str(error).strip().splitlines()[-1]
         raise ValueError(f"no such topology {topology.name!r}: {message}") from error
     if len(description.devices) != topology.num_devices:
