@@ -41,7 +41,9 @@ def vqlab_side(args) -> tuple:
     import jax.numpy as jnp
 
     from benchmarks import semanticist_step as ours
+    from vqlab.training.host_memory import keep_freed_memory
 
+    keep_freed_memory()  # as training on CPUs does
     model = ours.build_model(args.size)
     shapes = ours.abstract_variables(model)
     inputs = ours.step_inputs(model, args.batch_size)

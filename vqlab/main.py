@@ -22,6 +22,7 @@ from vqlab.comparison import format_curves, read_comparison
 from vqlab.data import CorruptDataError
 from vqlab.export import package
 from vqlab.training.checkpoint import CheckpointError
+from vqlab.training.host_memory import keep_freed_memory
 from vqlab.training.loop import DivergedForGood, Intervals, train
 from vqlab.training.stopping import StopRequested, StopSignal
 
@@ -44,6 +45,8 @@ def main() -> None:
     stop = StopSignal()
     with cluster.ending_with_peers(EXIT_STOPPED), cli.exit_on_error():
         cluster.join()
+        if jax.default_backend() == "cpu":
+            keep_freed_memory()
         others = read_comparison(_COMPARE.value)
         training = build.build_run(config, _WORKDIR.value, stop)
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
