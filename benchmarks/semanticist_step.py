@@ -1,6 +1,4 @@
-"""Semanticist's training step as vqlab has it, with random weights, and its count of FLOPs."""
-
-import math
+"""Semanticist's training step as vqlab has it, with random weights."""
 
 import jax
 import jax.numpy as jnp
@@ -63,19 +61,3 @@ def step_inputs(model, batch_size: int) -> tuple:
         jax.ShapeDtypeStruct((batch_size, *model.latent_shape), jnp.float32),
         jax.ShapeDtypeStruct((), jnp.int32),
     )
-
-
-def matmul_flops(jaxpr) -> int:
-    """2 x multiplications of every dot in a jaxpr; a scan's body times its length."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            lhs = equation.invars[0].aval.shape
-            total += 2 * math.prod(lhs[i] for i in contracted) * equation.outvars[0].aval.size
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)  # a ClosedJaxpr has a Jaxpr
-            if hasattr(inner, "eqns"):
-                total += times * matmul_flops(inner)
-    return total

@@ -21,11 +21,12 @@ def straight(request, tmp_path_factory):
 
 
 def assert_same_curve(ours, theirs, rtol):
+    """But for speeds, and for shares: after a few steps these are quotients of rounding errors."""
     assert ours.keys() == theirs.keys()
     for step, values in theirs.items():
         for name, value in values.items():
             if name.startswith(("train/loss/", "train/l2", "train/mse", "eval/")):
-                if "images_per_second" not in name:
+                if not name.endswith(("images_per_second", "/share")):
                     np.testing.assert_allclose(
                         ours[step][name], value, rtol=rtol, atol=rtol, err_msg=f"{step} {name}"
                     )
