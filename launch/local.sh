@@ -55,6 +55,8 @@ start() { # start I ARGS...: becomes process I
     export CUDA_VISIBLE_DEVICES
   else
     export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=${devices:-1}
+    # Threads of XLA: as few as there are cores can all wait for a device that then has none.
+    export NPROC=${NPROC:-32}
   fi
   if (($1)); then # process 0 keeps the terminal, on which it draws its progress bar
     exec > >(sed -u "s/^/[$1] /") 2> >(sed -u "s/^/[$1] /" >&2)

@@ -25,8 +25,8 @@ def start(kind, workdir, *arguments, processes=1, devices=1, seen=None, cache=No
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": str(ROOT),
-        # Devices that share few cores may wait for each other longer than XLA's 40 seconds.
-        "XLA_FLAGS": "--xla_cpu_collective_call_terminate_timeout_seconds=200",
+        # Threads of XLA: as few as there are cores can all wait for a device that then has none.
+        "NPROC": "32",
         "JAX_COMPILATION_CACHE_DIR": str(cache or pathlib.Path(workdir).parent / "compiled"),
     }
     if seen:
