@@ -100,7 +100,7 @@ def reconstruction_eval(image_size: int, batch_size: int) -> ml_collections.Conf
     node = ml_collections.ConfigDict()
     node.name = "reconstruction"
     node.image_size = image_size
-    node.tiles = False  # True: all whole tiles of each image, False: ADM's centre crop
+    node.tile_size = 0  # pixels of tiles that images are cut into; 0: one centre crop of each
     node.batch_size = batch_size
     node.limit = 0  # images; 0 for all
     node.num_images_kept = 8  # pictures in the report

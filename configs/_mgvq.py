@@ -103,6 +103,7 @@ def training(variant: str, argument: str) -> ml_collections.ConfigDict:
     config.augment.max_scale = 1.25
     config.augment.flip = True
     config.augment.upscale = True
+    config.augment.recolour = 0.0
     config.evals = ml_collections.ConfigDict()
     config.evals.reconstruction = _common.reconstruction_eval(image_size=256, batch_size=64)
     if options["debug"]:

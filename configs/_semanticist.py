@@ -131,6 +131,7 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     config.augment.max_scale = 1.0
     config.augment.flip = True
     config.augment.upscale = True
+    config.augment.recolour = 0.0
     config.evals = evaluations(image_size=256, batch_size=64)
     if options["debug"]:
         _shrink(config)
@@ -187,7 +188,7 @@ def evaluation(name: str, image_size: int, batch_size: int) -> ml_collections.Co
     node = ml_collections.ConfigDict()
     node.name = name
     node.image_size = image_size
-    node.tiles = False  # True: all whole tiles of each image, False: ADM's centre crop
+    node.tile_size = 0  # pixels of tiles that images are cut into; 0: one centre crop of each
     node.batch_size = batch_size
     node.limit = 0  # images; 0 for all
     return node

@@ -56,6 +56,7 @@ def get_config(argument: str = ""):
     config.augment.max_scale = 1.25
     config.augment.flip = True
     config.augment.upscale = True
+    config.augment.recolour = 0.0
     config.evals = ml_collections.ConfigDict()
     config.evals.reconstruction = _common.reconstruction_eval(IMAGE_SIZE, batch_size=64)
     if options["debug"]:

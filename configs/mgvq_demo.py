@@ -41,11 +41,12 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.augment.max_scale = 6.0
     config.augment.flip = True
     config.augment.upscale = False
+    config.augment.recolour = 0.0
     config.loader.num_workers = 0
 
     config.evals = ml_collections.ConfigDict()
     config.evals.reconstruction = _common.reconstruction_eval(image_size=192, batch_size=4)
-    config.evals.reconstruction.tiles = True
+    config.evals.reconstruction.tile_size = 192
     config.evals.reconstruction.num_images_kept = 12
     config.evals.reconstruction.limit = 4 if debug else 0
 

@@ -100,8 +100,8 @@ def semanticist_config(**changes):
     config.mesh.update(data=2, fsdp=4)
     config.intervals.update(log=1, evaluate=0, checkpoint=2)
     for node in config.evals.values():
-        node.update(image_size=16, batch_size=8, limit=16, tiles=False)
-    config.evals.probe.update(tiles=True, limit=0)
+        node.update(image_size=16, batch_size=8, limit=16, tile_size=0)
+    config.evals.probe.update(tile_size=16, limit=0)
     config.update(changes)
     return config.lock()
 

@@ -119,7 +119,7 @@ def build_batches(config: ml_collections.ConfigDict) -> data.TrainBatches:
 
 
 # What an evaluator's node says about its images; the rest are the evaluator's own arguments.
-_EVALUATION_DATA = ("name", "image_size", "tiles", "batch_size", "limit")
+_EVALUATION_DATA = ("name", "image_size", "tile_size", "batch_size", "limit")
 
 
 def build_evaluator(
@@ -181,8 +181,8 @@ def build_ladder(config: ml_collections.ConfigDict, model) -> Ladder:
 
 def _eval_batches(config: ml_collections.ConfigDict, node: ml_collections.ConfigDict, split: str):
     source = build_source(config.data, split)
-    if node.tiles:
-        source = data.TileSource(source, node.image_size)
+    if node.tile_size:
+        source = data.TileSource(source, node.tile_size)
     return data.eval_batches(
         source,
         data.CenterCrop(node.image_size),

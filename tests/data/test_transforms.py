@@ -58,6 +58,35 @@ def test_native_crops_are_windows_of_the_image():
     assert seen == windows
 
 
+def test_recoloured_channels_change_places_and_keep_their_order_of_values():
+    """Each channel is one of the image's, mapped by a rising line with a slope of 0.5 to 1."""
+    values = np.arange(0, 250, 10, dtype=np.uint8).reshape(5, 5)
+    image = Image.fromarray(np.stack([values, values.T, values[::-1]], -1))
+    transform = TrainTransform(5, max_scale=1.0, flip=False, recolour=0.5)
+    rng = np.random.default_rng(0)
+    orders, spans = set(), []
+    for _ in range(100):
+        pixels = transform(image, rng).astype(float)
+        order = []
+        for channel in np.moveaxis(pixels, -1, 0):
+            fits = [
+                np.polyfit(source.ravel(), channel.ravel(), 1, full=True)[:2]
+                for source in np.moveaxis(np.asarray(image, float), -1, 0)
+            ]
+            order.append(int(np.argmin([residual[0] for _, residual in fits])))
+            (slope, offset), residual = fits[order[-1]]
+            assert residual[0] <= 25 / 4  # rounding
+            assert 0.49 < slope < 1.01 and offset > -1 and offset + 255 * slope < 256
+            spans.append(slope)
+        orders.add(tuple(order))
+    assert len(orders) == 6 and min(spans) < 0.55 and max(spans) > 0.95
+
+
+def test_recolour_is_a_share():
+    with pytest.raises(ValueError, match="recolour=2 is no share; choose 0..1"):
+        TrainTransform(8, recolour=2)
+
+
 def test_half_of_the_images_are_flipped():
     pixels = noise(8, 8)
     rng = np.random.default_rng(0)

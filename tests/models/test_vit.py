@@ -58,6 +58,13 @@ def test_concepts_have_mean_0_and_unbiased_variance_1(variables, encode):
     np.testing.assert_allclose(np.var(concepts, axis=-1, ddof=1), 1, rtol=1e-5)
 
 
+def test_positions_and_tokens_start_with_the_given_deviation():
+    model = ConceptEncoder(**SIZES | {"width": 256}, token_deviation=0.4)
+    params = jax.jit(model.init)(jax.random.key(0), IMAGES)["params"]
+    for name in ("cls_token", "concept_tokens", "position_embed"):
+        assert np.std(params[name]) == pytest.approx(0.4, rel=0.15)
+
+
 @pytest.mark.parametrize("first", [1, 4])
 def test_no_concept_depends_on_a_later_one(variables, encode, first):
     before = encode(variables, IMAGES)

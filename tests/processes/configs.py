@@ -17,5 +17,5 @@ def get_config(kind):
     config.intervals.update(log=1, evaluate=4, checkpoint=4)
     config.checkpoint.keep = 10
     for node in config.evals.values():
-        node.update(batch_size=8, limit=13, tiles=True)
+        node.update(batch_size=8, limit=13, tile_size=node.image_size)
     return config.lock()

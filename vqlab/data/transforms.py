@@ -60,6 +60,9 @@ class TrainTransform:
       upscale: whether the random scale may enlarge an image beyond its own resolution. False
         with a large `max_scale` gives crops at up to native resolution; equally large scales
         give native crops only. An image smaller than the crop is enlarged either way.
+      recolour: 0 leaves colours as they are. Above, up to 1, the channels are put in random order,
+        and the range of each shrinks by up to this share, to a random place within 0..255: few
+        photographs then teach all colours.
     """
 
     size: int
@@ -67,9 +70,12 @@ class TrainTransform:
     max_scale: float = 1.25
     flip: bool = True
     upscale: bool = True
+    recolour: float = 0.0
 
     def __post_init__(self):
         _check_size(self.size)
+        if not 0 <= self.recolour <= 1:
+            raise ValueError(f"recolour={self.recolour} is no share; choose 0..1")
         if not 1 <= self.min_scale <= self.max_scale:
             raise ValueError(
                 f"scales are min_scale={self.min_scale}, max_scale={self.max_scale};"
@@ -85,7 +91,16 @@ class TrainTransform:
         short = int(rng.integers(low, high, endpoint=True))
         left, top, flip = rng.random(3)
         pixels = np.asarray(_resized_crop(image, short, self.size, left, top))
-        return pixels[:, ::-1] if self.flip and flip < 0.5 else pixels
+        if self.flip and flip < 0.5:
+            pixels = pixels[:, ::-1]
+        return _recoloured(pixels, self.recolour, rng) if self.recolour else pixels
+
+
+def _recoloured(pixels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """See `TrainTransform.recolour`; uint8 [H, W, 3] -> the same."""
+    kept = 1 - share * rng.random(3)
+    lowest = 255 * (1 - kept) * rng.random(3)
+    return np.rint(pixels[..., rng.permutation(3)] * kept + lowest).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from vqlab.nn.transformer import (
     layer_norm,
     recomputed,
     scan_blocks,
-    vit_init,
 )
 from vqlab.ops.masks import concept_attention_mask
 from vqlab.ops.resize import bicubic
@@ -37,6 +36,8 @@ class ConceptEncoder(nn.Module):
       num_concepts, concept_dim: S and D.
       drop_path: stochastic depth, growing linearly from 0 to this over the blocks.
       is_causal: False: every token sees every other.
+      token_deviation: standard deviation that positions and learned tokens start from. The
+        published 0.02 hides places behind pixels for thousands of steps; short runs want more.
       dtype: of the activations; parameters are float32.
       remat: store only the input of each block for the backward pass; see `recomputed`.
     """
@@ -51,6 +52,7 @@ class ConceptEncoder(nn.Module):
     mlp_ratio: float = 4.0
     drop_path: float = 0.1
     is_causal: bool = True
+    token_deviation: float = 0.02
     dtype: Dtype = "float32"
     remat: bool = False
 
@@ -88,9 +90,10 @@ class ConceptEncoder(nn.Module):
         patches = PatchEmbed(
             self.width, self.patch_size, conv_init, self.dtype, name="patch_embed"
         )((images + 1) / 2)
-        cls = self.param("cls_token", vit_init, (self.width,))
-        concepts = self.param("concept_tokens", vit_init, (self.num_concepts, self.width))
-        positions = self.param("position_embed", vit_init, (total, self.width))
+        init = nn.initializers.normal(self.token_deviation)
+        cls = self.param("cls_token", init, (self.width,))
+        concepts = self.param("concept_tokens", init, (self.num_concepts, self.width))
+        positions = self.param("position_embed", init, (total, self.width))
         first, grid, last = jnp.split(positions, [1, 1 + num_patches])
         grid = grid.reshape(side, side, self.width)
         if patches.shape[1:3] != (side, side):
