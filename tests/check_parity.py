@@ -117,11 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.check_parity", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
-    jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round to less
     code = 0
     for path in parser.parse_args(arguments).files:
         try:
-            report = check_file(path)
+            with jax.default_matmul_precision("highest"):  # accelerators round to less
+                report = check_file(path)
         except (Unsupported, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             print(f"{path}: {error}", file=sys.stderr)
             code = 2

@@ -11,9 +11,9 @@ from vqlab.data.decode import UNREADABLE, decode_rgb
 class TileSource:
     """The non-overlapping `size` x `size` tiles of every image, in raster order.
 
-    Evaluates all pixels of few photographs (a rest at the right and lower
-    edge is left out). Image sizes are read at construction, so this is for small sources. An
-    unreadable image keeps a place as one tile; reading it fails and is named and counted.
+    Evaluates all pixels of few photographs (a rest at the right and lower edge is left out). Image
+    sizes are read at construction, so this is for small sources. An unreadable image keeps a place
+    as one tile; reading it fails and is named and counted.
 
     Args:
       source: a source of images.

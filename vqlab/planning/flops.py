@@ -129,15 +129,3 @@ def _convolution(equation) -> float:
 
 
 _COUNTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
-
-
-def utilisation(flops: float, seconds: float, chip: Chip, num_devices: int = 1) -> float:
-    """Model FLOPs utilisation: the share of the devices' bfloat16 peak, 0..1.
-
-    Args:
-      flops: of one step over all devices, such as `traced_flops(...).total`.
-      seconds: that the step took.
-      chip: one of the devices.
-      num_devices: how many.
-    """
-    return flops / (seconds * num_devices * chip.bf16)
