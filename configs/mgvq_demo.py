@@ -1,7 +1,8 @@
 """A small MGVQ on eight embedded photographs: minutes on two cores (`make demo`).
 
-Reproduces nothing: it shows that training works. 64-pixel crops, stride 4, four groups of 32
-codewords; evaluated on every whole 192-pixel tile of two photographs that it never saw.
+Reproduces nothing: it shows that training works. 64-pixel crops in random colours, stride 4, four
+groups of 32 codewords; evaluated on every whole 192-pixel tile of two photographs that it never
+saw.
 
     python -m vqlab.main --config=configs/mgvq_demo.py --workdir=runs/demo
 
@@ -17,7 +18,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; `argument` may be "debug"."""
     debug = _common.parse_argument(argument, debug=False)["debug"]
     config = _common.training()
-    config.num_steps = 8 if debug else 850
+    config.num_steps = 8 if debug else 1700
     config.batch_size = 8
     config.image_size = 64
     config.ema_decay = 0.99
@@ -41,7 +42,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.augment.max_scale = 6.0
     config.augment.flip = True
     config.augment.upscale = False
-    config.augment.recolour = 0.0
+    config.augment.recolour = 0.5
     config.loader.num_workers = 0
 
     config.evals = ml_collections.ConfigDict()
@@ -51,8 +52,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.evals.reconstruction.limit = 4 if debug else 0
 
     config.intervals.log = 2 if debug else 20
-    config.intervals.evaluate = 4 if debug else 170
-    config.intervals.checkpoint = 4 if debug else 170
+    config.intervals.evaluate = 4 if debug else 340
+    config.intervals.checkpoint = 4 if debug else 340
     return config.lock()
 
 
