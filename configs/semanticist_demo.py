@@ -103,8 +103,8 @@ def _model() -> ml_collections.ConfigDict:
             "dtype": "float32",
             "remat": False,
         },
-        # A few pixels' colour shows through noise that hides an image of many latents. The error
-        # of x_0 counts most where even that is gone, and only the concepts tell.
+        # Noise that hides every pixel still shows their common colour. The error of x_0 counts
+        # most where even that is gone, and only the concepts tell.
         "process": {
             "name": "ddpm",
             "num_train_steps": 1000,

@@ -98,7 +98,7 @@ def attend(
 
     Heads come before tokens: on CPUs jax.nn.dot_product_attention, which has them after, takes a
     fifth longer forward and backward. Dividing after the second product, as FlashAttention does,
-    leaves its backward pass no sums over [N, N]: another fifth.
+    leaves its backward pass no sums over [N, N]: another sixth.
     """
     einsum = functools.partial(jnp.einsum, precision=_precision(q.dtype))
     logits = einsum("bmnd,bmjd->bmnj", q, k, preferred_element_type=jnp.float32)
