@@ -9,14 +9,12 @@ from vqlab.nn.transformer import (
     Block,
     PatchEmbed,
     SelfAttention,
-    attend,
     layer_norm,
     recomputed,
     scan_blocks,
 )
 
 TOKENS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 16), np.float32))
-MASK = jnp.tril(jnp.ones((5, 5), bool))
 
 
 class Stack(nn.Module):
@@ -29,39 +27,13 @@ class Stack(nn.Module):
         block_class = Block
         if self.recompute != "nothing":
             block_class = recomputed(Block, everything=self.recompute == "everything")
-        block = block_class(2, name="blocks")
-        return scan_blocks(block, lambda b, x, rate: b(x, MASK, rate), x, drop_rates, 3)
+        block = block_class(2, causal_from=2, name="blocks")
+        return scan_blocks(block, lambda b, x, rate: b(x, rate), x, drop_rates, 3)
 
 
 @pytest.fixture(scope="module")
 def variables():
     return filled(Stack().init, TOKENS)
-
-
-def test_attention_is_the_softmax_average_of_what_is_seen():
-    rng = np.random.default_rng(1)
-    q, k, v = (rng.standard_normal((2, 3, 5, 4)) for _ in range(3))
-    weights = np.exp(np.einsum("bmnd,bmjd->bmnj", q, k) / 2) * np.asarray(MASK)
-    expected = np.einsum("bmnj,bmjd->bmnd", weights / weights.sum(-1, keepdims=True), v)
-    arrays = (jnp.asarray(a, jnp.float32) for a in (q, k, v))
-    np.testing.assert_allclose(attend(*arrays, MASK), expected, atol=1e-6)
-
-
-def test_equal_keys_average_the_values_and_the_mask_leaves_rows_out():
-    v = jnp.arange(5.0).reshape(1, 1, 5, 1)
-    averages = attend(jnp.ones_like(v), jnp.ones_like(v), v, MASK).ravel()
-    np.testing.assert_allclose(averages, [0.0, 0.5, 1.0, 1.5, 2.0], rtol=1e-6)
-    everything = attend(jnp.ones_like(v), jnp.ones_like(v), v).ravel()
-    np.testing.assert_allclose(everything, [2.0] * 5, rtol=1e-6)
-
-
-def test_large_logits_of_bfloat16_heads_keep_a_float32_softmax():
-    """exp(100) overflows nothing, and of 3 equal keys each gets a third."""
-    q = jnp.full((1, 1, 3, 4), 10.0, jnp.bfloat16)
-    v = jnp.arange(3.0).reshape(1, 1, 3, 1).astype(jnp.bfloat16)
-    out = attend(q, q, jnp.broadcast_to(v, q.shape))
-    assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype(jnp.float32), 1.0, rtol=1e-2)
 
 
 def test_layer_norm_of_two_numbers_is_plus_and_minus_one():
@@ -84,10 +56,10 @@ def test_patches_are_a_strided_convolution():
 
 def test_a_scan_over_stacked_parameters_is_one_block_after_another(variables):
     x = TOKENS
-    block = jax.jit(Block(2).apply)
+    block = jax.jit(Block(2, causal_from=2).apply)
     for i in range(3):
         layer = jax.tree.map(lambda leaf, i=i: leaf[i], variables["params"]["blocks"])
-        x = block({"params": layer}, x, MASK)
+        x = block({"params": layer}, x)
     np.testing.assert_allclose(jax.jit(Stack().apply)(variables, TOKENS), x, atol=1e-5)
 
 
@@ -126,7 +98,7 @@ def test_stochastic_depth_drops_branches_of_single_samples(variables):
     x = jnp.tile(TOKENS[:1], (400, 1, 1))
     branch = (block.apply({"params": params}, x) - x)[0]
     rngs = {"drop_path": jax.random.key(0)}
-    out = block.apply({"params": params}, x, None, jnp.float32(0.25), rngs=rngs) - x
+    out = block.apply({"params": params}, x, jnp.float32(0.25), rngs=rngs) - x
     is_kept = np.abs(out).max(axis=(1, 2)) > 1e-6
     np.testing.assert_allclose(
         out[is_kept], np.tile(branch / 0.75, (is_kept.sum(), 1, 1)), atol=1e-5
@@ -146,7 +118,7 @@ def test_each_layer_of_a_scan_has_its_own_drop_rate_and_draws(variables):
     np.testing.assert_allclose(run([0, 0, 0]), undropped, atol=1e-6)
     # Almost sure to be left out: only the first block is seen.
     first = jax.tree.map(lambda leaf: leaf[0], variables["params"]["blocks"])
-    only_first = Block(2).apply({"params": first}, TOKENS, MASK)
+    only_first = Block(2, causal_from=2).apply({"params": first}, TOKENS)
     np.testing.assert_allclose(run([0, 1 - 1e-6, 1 - 1e-6]), only_first, atol=1e-5)
     assert not np.array_equal(run([0.5] * 3), run([0.5] * 3, seed=1))
 

@@ -65,14 +65,3 @@ def test_a_range_spreads_over_any_number_of_groups():
     assert masks.spread_mask_probs((), 4) == ()
     with pytest.raises(ValueError, match="must be \\(\\) or two probabilities"):
         masks.spread_mask_probs((0.2,), 4)
-
-
-def test_who_sees_whom_among_patches_and_concepts():
-    mask = masks.concept_attention_mask(2, 3).astype(int).tolist()
-    assert mask == [
-        [1, 1, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 1, 1, 1],
-    ]

@@ -19,7 +19,6 @@ from vqlab.nn.transformer import (
     recomputed,
     scan_blocks,
 )
-from vqlab.ops.masks import concept_attention_mask
 from vqlab.ops.resize import bicubic
 
 
@@ -108,15 +107,13 @@ class ConceptEncoder(nn.Module):
         )
 
     def _blocks(self, x: Array, *, train: bool) -> Array:
-        mask = None
-        if self.is_causal:
-            mask = concept_attention_mask(x.shape[1] - self.num_concepts, self.num_concepts)
+        first_concept = x.shape[1] - self.num_concepts if self.is_causal else None
         is_dropping = train and self.drop_path > 0
         rates = jnp.linspace(0.0, self.drop_path, self.depth) if is_dropping else None
         block_class = recomputed(Block, everything=self.remat)
         return scan_blocks(
-            block_class(self.num_heads, self.mlp_ratio, self.dtype, name="blocks"),
-            lambda block, x, rate: block(x, mask, rate),
+            block_class(self.num_heads, self.mlp_ratio, self.dtype, first_concept, name="blocks"),
+            lambda block, x, rate: block(x, rate),
             x,
             rates,
             self.depth,

@@ -3,7 +3,6 @@
 Depth is a scan over stacked parameters [L, ...]: one block is compiled whatever the depth.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax.typing import Dtype, Initializer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from vqlab.nn.layers import FLOAT32
+from vqlab.nn.softmax_attention import RESIDUALS, attend, attend_causally
 from vqlab.ops.mesh import split_batch, split_tensor
 
 LAYER_NORM_EPS = 1e-6
@@ -88,49 +88,31 @@ class PatchEmbed(nn.Module):
         return jnp.dot(patches, kernel, precision=_precision(self.dtype)) + bias.astype(self.dtype)
 
 
-def attend(
-    q: Float[Array, "B M N D"],
-    k: Float[Array, "B M N D"],
-    v: Float[Array, "B M N D"],
-    mask: Bool[Array, "N N"] | None = None,
-) -> Float[Array, "B M N D"]:
-    """softmax(q k^T / sqrt(D)) v of M heads; the softmax is float32.
-
-    Heads come before tokens: on CPUs jax.nn.dot_product_attention, which has them after, takes a
-    fifth longer forward and backward. Dividing after the second product, as FlashAttention does,
-    leaves its backward pass no sums over [N, N]: another sixth.
-    """
-    einsum = functools.partial(jnp.einsum, precision=_precision(q.dtype))
-    logits = einsum("bmnd,bmjd->bmnj", q, k, preferred_element_type=jnp.float32)
-    if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.exp((logits - largest) * q.shape[-1] ** -0.5)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    x = einsum("bmnj,bmjd->bmnd", weights.astype(q.dtype), v, preferred_element_type=jnp.float32)
-    return (x / total).astype(q.dtype)
-
-
 class SelfAttention(nn.Module):
     """Softmax attention of `num_heads` heads with one projection to q, k, v, all with bias.
 
-    [B,N,D] -> [B,N,D] in `dtype`; the softmax is float32. `mask` [N,N] is True where query row n
-    sees key column m; None: everything.
+    [B,N,D] -> [B,N,D] in `dtype`; the softmax is float32.
+
+    Attributes:
+      causal_from: tokens from this one on see no later one and those before it see none of them;
+        None: every token sees every other.
     """
 
     num_heads: int
     kernel_init: Initializer = xavier_init
     dtype: Dtype = "float32"
+    causal_from: int | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B N D"], mask: Bool[Array, "N N"] | None = None
-    ) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         width = x.shape[-1]
         qkv = dense(3 * width, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv")(x)
-        qkv = rearrange(qkv, "b n (three m d) -> three b m n d", three=3, m=self.num_heads)
-        q, k, v = (split_tensor(x, 1, "heads") for x in qkv)
-        x = rearrange(attend(q, k, v, mask), "b m n d -> b n (m d)")
+        heads = (
+            rearrange(x, "b n (m d) -> b m n d", m=self.num_heads) for x in jnp.split(qkv, 3, -1)
+        )
+        q, k, v = (split_tensor(x, 1, "heads") for x in heads)
+        causal = self.causal_from is not None
+        x = attend_causally(q, k, v, self.causal_from) if causal else attend(q, k, v)
         return dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
 
 
@@ -158,25 +140,26 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)) with exact GELU: [B,N,D] -> [B,N,D].
 
     `drop_rate`, a scalar, is the probability that a branch is left out for a sample, drawn from the
-    stream "drop_path" (stochastic depth); None: both are always there.
+    stream "drop_path" (stochastic depth); None: both are always there. For `causal_from` see
+    `SelfAttention`.
     """
 
     num_heads: int
     mlp_ratio: float = 4.0
     dtype: Dtype = "float32"
+    causal_from: int | None = None
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B N D"],
-        mask: Bool[Array, "N N"] | None = None,
-        drop_rate: Float[Array, ""] | None = None,
+        self, x: Float[Array, "B N D"], drop_rate: Float[Array, ""] | None = None
     ) -> Float[Array, "B N D"]:
         hidden = int(x.shape[-1] * self.mlp_ratio)
-        attention = SelfAttention(self.num_heads, vit_init, self.dtype, name="attention")
+        attention = SelfAttention(
+            self.num_heads, vit_init, self.dtype, self.causal_from, name="attention"
+        )
         mlp = MLP(hidden, False, vit_init, self.dtype, name="mlp")
         y = layer_norm(name="norm1")(x).astype(self.dtype)
-        x = x + self._drop(attention(y, mask), drop_rate)
+        x = x + self._drop(attention(y), drop_rate)
         y = layer_norm(name="norm2")(x).astype(self.dtype)
         return x + self._drop(mlp(y), drop_rate)
 
@@ -224,7 +207,12 @@ def recomputed(block_class: type[nn.Module], *, everything: bool) -> type[nn.Mod
     with parameters are stored too, and what is computed again costs a few per cent of a step:
     norms, activations and attention weights. On CPUs even that is faster than storing them.
     """
-    policy = None if everything else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policies = jax.checkpoint_policies
+    policy = None
+    if not everything:
+        policy = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(RESIDUALS)
+        )
     return nn.remat(block_class, policy=policy, prevent_cse=False)
 
 

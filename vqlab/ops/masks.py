@@ -61,14 +61,3 @@ def draw_keep(
     """Draw which groups are kept: one r for the batch as published, or one for each sample."""
     r = jax.random.uniform(key, (batch if per_sample else 1,))
     return nested_keep(jnp.broadcast_to(r, (batch,)), mask_probs)
-
-
-def concept_attention_mask(num_visible: int, num_concepts: int) -> Bool[Array, "N N"]:
-    """Who sees whom among V visible tokens (class token, patches) and the S concepts after them.
-
-    True where row n sees column m: everyone sees the visible tokens, which see nothing else, and
-    concept s also sees the concepts 0..s (vision_transformer.py of Semanticist). N = V + S.
-    """
-    position = jnp.arange(num_visible + num_concepts)
-    last_seen = jnp.maximum(position, num_visible - 1)
-    return position[None, :] <= last_seen[:, None]
