@@ -5,7 +5,7 @@
 - step: forward and backward of ViT-B/16 and DiT-SIZE/2 in float32 with given 16x16x16 latents,
   nested masks and drop path on, no REPA, no optimizer. The baseline, "torch eager", is the same
   step in benchmarks/semanticist_torch.py, which is ours. vqlab's side keeps freed memory, as
-  vqlab.main does on CPUs; PyTorch's is as it comes. Both have taken five steps before. Of the
+  vqlab.main does on CPUs; PyTorch's is as it comes. Both have taken nine steps before. Of the
   released code a ViT-B + DiT-L step with batch 2 was measured on another 2-core machine: 9.6 s
   (10.2 s with REPA), peak 5.7 GB.
 - compile: how long XLA takes for the step with DiT-XL.
@@ -35,7 +35,7 @@ from benchmarks.quantizer import MEMORY_NOTE, additional_peak_mb, cpu_model
 
 PARTS = ("step", "compile", "sampling")
 SIZES = ("S", "B", "L", "XL")
-WARM_UP = 4  # steps until memory that is kept has all it will need
+WARM_UP = 8  # steps until memory that is kept has all it will need
 OFFICIAL = {"L": 9.6}  # seconds for a batch of 2, see above
 
 

@@ -103,7 +103,7 @@ def test_published_decoders_have_the_official_names_shapes_and_counts(size, repa
     assert count(template) == stored["total"]
     assert count(params) == stored["trainable"]
     parts = {
-        "blocks": ("blocks",),
+        "blocks": ("blocks", "modulation"),
         "final_layer": ("final_linear", "final_modulation"),
         "t_embedder": ("time_fc1", "time_fc2"),
         "x_embedder": ("patch_embed",),

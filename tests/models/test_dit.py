@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from tests.filled import filled
 from vqlab.models.dit import SIZES as PUBLISHED
 from vqlab.models.dit import DiT
 from vqlab.ops.nesting import keep_first
+from vqlab.training import sharding
 
 SIZES = dict(
     latent_size=8,
@@ -62,7 +65,7 @@ def test_a_fresh_network_predicts_zero_and_has_the_scales_of_dit():
     assert deviation(params["patch_embed"]["kernel"]) == pytest.approx((2 / 144) ** 0.5, 0.05)
     assert deviation(params["time_fc1"]["kernel"]) == pytest.approx(0.02, 0.05)
     assert deviation(params["null_concepts"]) == pytest.approx(0.02, 0.4)
-    assert not blocks["modulation"]["kernel"].any()
+    assert not params["modulation"]["kernel"].any()
 
 
 @pytest.mark.parametrize("kept", [0, 1, 4])
@@ -241,3 +244,26 @@ def test_published_widths_split_into_heads():
         "L": 64,
         "XL": 72,
     }
+
+
+def test_modulation_kernels_split_over_fsdp_never_travel():
+    """Neither they nor their gradients, a third of the parameters, are whole on any device."""
+    model = DiT(**SIZES)
+    mesh = sharding.make_mesh(2, 4)
+    arguments = (jnp.zeros((16, 8, 8, 4)), jnp.zeros(16), jnp.zeros((16, 6, 8)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments)
+    places = sharding.tree_sharding(shapes, mesh, [(".*", "fsdp")])
+    assert shapes["params"]["modulation"]["kernel"].shape == (3, 32, 192)
+    assert places["params"]["modulation"]["kernel"].spec == jax.P(None, None, "fsdp")
+
+    def loss(variables, *arguments):
+        return jnp.mean(model.apply(variables, *arguments).prediction ** 2)
+
+    batch = sharding.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        step = jax.jit(
+            jax.grad(loss), in_shardings=(places, batch, batch, batch), out_shardings=places
+        )
+        program = step.lower(shapes, *arguments).compile().as_text()
+    assert re.search(r"f32\[3,(32,48|48,32)\]", program)  # a device's part of a kernel
+    assert not re.search(r"f32\[3,(32,192|192,32)\]", program)

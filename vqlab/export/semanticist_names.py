@@ -24,7 +24,7 @@ MODULES = {
     "decoder/time_fc1": "dit.t_embedder.mlp.0",
     "decoder/time_fc2": "dit.t_embedder.mlp.2",
     "decoder/concept_embed": "dit.autoenc_cond_embedder",
-    "decoder/blocks/modulation": "dit.blocks.{}.adaLN_modulation.1",
+    "decoder/modulation": "dit.blocks.{}.adaLN_modulation.1",
     "decoder/final_modulation": "dit.final_layer.adaLN_modulation.1",
     "decoder/final_linear": "dit.final_layer.linear",
     "decoder/repa_fc1": "dit.projector.0",

@@ -24,6 +24,7 @@ from vqlab.nn.transformer import (
     scan_blocks,
     xavier_init,
 )
+from vqlab.ops.mesh import split_batch, split_features
 from vqlab.ops.position import sincos_table, time_features
 from vqlab.ops.resize import bicubic
 
@@ -44,10 +45,10 @@ class DenoiserOutput(NamedTuple):
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-Zero, DiT 3.2).
+    """Attention and MLP, each shifted, scaled and gated (adaLN-Zero, DiT 3.2).
 
-    x [B,N,D] and condition [B,D] -> [B,N,D] in `dtype`. The gates start at zero, and the block as
-    the identity.
+    x [B,N,D] and modulation [B,6D] -> [B,N,D] in `dtype`: shift, scale and gate of attention, then
+    those of the MLP. With gates of zero the block is the identity.
     """
 
     num_heads: int
@@ -56,12 +57,9 @@ class DiTBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], condition: Float[Array, "B D"]
+        self, x: Float[Array, "B N D"], modulation: Float[Array, "B six_D"]
     ) -> Float[Array, "B N D"]:
         width = x.shape[-1]
-        modulation = dense(6 * width, dtype=self.dtype, kernel_init=zeros_init, name="modulation")(
-            jax.nn.silu(condition)
-        )
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
         attention = SelfAttention(self.num_heads, xavier_init, self.dtype, name="attention")
         mlp = MLP(int(width * self.mlp_ratio), True, xavier_init, self.dtype, name="mlp")
@@ -195,15 +193,31 @@ class DiT(nn.Module):
         block = block_class(self.num_heads, self.mlp_ratio, self.dtype, name="blocks")
         is_repa_layer = jnp.arange(1, self.depth + 1) == self.repa_layer if self.repa_dim else None
 
-        def step(block: nn.Module, carry: Any, is_repa_layer: Array | None) -> Any:
+        def step(block: nn.Module, carry: Any, inputs: tuple[Array, Array | None]) -> Any:
             x, hidden = carry
-            x = block(x, condition)
+            modulation, is_repa_layer = inputs
+            x = block(x, modulation)
             if is_repa_layer is not None:  # picked on the way: storing all layers costs memory
                 hidden = jnp.where(is_repa_layer, x[:, :num_patches], hidden)
             return x, hidden
 
         hidden = jnp.zeros_like(x[:, :num_patches]) if self.repa_dim else None
-        return scan_blocks(block, step, (x, hidden), is_repa_layer, self.depth)
+        per_layer = (self._modulations(condition), is_repa_layer)
+        return scan_blocks(block, step, (x, hidden), per_layer, self.depth)
+
+    def _modulations(self, condition: Array) -> Float[Array, "L B six_D"]:
+        """Shifts, scales and gates of all blocks, from a linear layer for each; zero at first.
+
+        These layers hold a third of the parameters and read one row a sample. In front of the scan
+        nothing copies their kernels out of the stack or the gradients into it.
+        """
+        layer = dense(6 * self.width, dtype=self.dtype, kernel_init=zeros_init, name="modulation")
+        each = nn.vmap(
+            lambda layer, x: layer(x), variable_axes={"params": 0}, split_rngs={"params": True}
+        )
+        x = jax.nn.silu(condition)
+        modulations = each(layer, jnp.broadcast_to(x, (self.depth, *x.shape)))
+        return split_batch(split_features(modulations), axis=1)
 
     def _final(self, x: Array, condition: Array) -> Float[Array, "B N D"]:
         modulation = dense(

@@ -17,14 +17,28 @@ def replicate(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
-def split_batch(x: jax.Array) -> jax.Array:
-    """`x` with its leading axis, and no other, split over the mesh's `BATCH_AXES`.
+def split_batch(x: jax.Array, axis: int = 0) -> jax.Array:
+    """`x` with this axis, and no other, split over the mesh's `BATCH_AXES`.
 
     Between the layers of a network this keeps the compiler from splitting activations by channel
     where parameters are, which costs memory and communication.
     """
     axes = _batch_axes()
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, axes)) if axes else x
+
+
+def split_features(x: jax.Array) -> jax.Array:
+    """`x` [..., B, F] as the product of a few rows with a large kernel is cheapest to compute.
+
+    The rows are split over `data` and the features over `fsdp`, as the kernel is, if they divide:
+    rows then travel and not the kernel.
+    """
+    axes = _batch_axes()
+    size = dict(jax.sharding.get_abstract_mesh().shape).get(BATCH_AXES[-1], 1)
+    features = None if size == 1 or x.shape[-1] % size else BATCH_AXES[-1]
+    rows = tuple(axis for axis in axes if axis != features)
+    spec = PartitionSpec(*[None] * (x.ndim - 2), rows, features)
+    return jax.lax.with_sharding_constraint(x, spec) if axes else x
 
 
 def split_tensor(x: jax.Array, axis: int, what: str) -> jax.Array:
