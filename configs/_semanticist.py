@@ -86,7 +86,7 @@ def encoder(
 
 
 def ddpm() -> ml_collections.ConfigDict:
-    """The published process. `flow()` is the alternative."""
+    """The published process."""
     node = ml_collections.ConfigDict()
     node.name = "ddpm"
     node.num_train_steps = 1000
@@ -97,7 +97,7 @@ def ddpm() -> ml_collections.ConfigDict:
 
 
 def flow() -> ml_collections.ConfigDict:
-    """The straight path from noise to data, as velocity; the decoder's out_channels are C."""
+    """The straight path from noise to data; the decoder predicts its velocity and no variance."""
     node = ml_collections.ConfigDict()
     node.name = "flow"
     node.time_scale = 1000.0
@@ -105,8 +105,8 @@ def flow() -> ml_collections.ConfigDict:
 
 
 def training(size: str, argument: str) -> ml_collections.ConfigDict:
-    """The whole config of a variant; `argument` holds concepts, repa and debug."""
-    options = _common.parse_argument(argument, concepts=256, repa=False, debug=False)
+    """The whole config of a variant; `argument` holds concepts, repa, flow and debug."""
+    options = _common.parse_argument(argument, concepts=256, repa=False, flow=False, debug=False)
     concepts = options["concepts"]
     if 4096 % concepts:
         raise ValueError(f"concepts={concepts} does not divide 4096, the numbers of an image")
@@ -135,6 +135,9 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     config.evals = evaluations(image_size=256, batch_size=64)
     if options["debug"]:
         _shrink(config)
+    if options["flow"]:
+        config.model.process = flow()
+        config.model.decoder.out_channels = config.model.decoder.in_channels
     return config.lock()
 
 

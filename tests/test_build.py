@@ -79,9 +79,11 @@ def test_published_configs_trace_at_full_size(variant, argument):
         # Encoder with its linear map, and decoder without its fixed position table.
         (semanticist_l.get_config(), 86_237_952 + 12_304 + 456_984_704),
         (semanticist_l.get_config("repa"), 86_237_952 + 12_304 + 464_853_888),
+        # Half of the last layer: 1024 inputs and a bias for 2 x 2 x 16 outputs fewer.
+        (semanticist_l.get_config("flow"), 86_237_952 + 12_304 + 456_984_704 - 1025 * 64),
         (semanticist_xl.get_config(), 86_237_952 + 12_304 + 673_871_232),
     ],
-    ids=["kl_vae", "semanticist_l", "semanticist_l_repa", "semanticist_xl"],
+    ids=["kl_vae", "semanticist_l", "semanticist_l_repa", "semanticist_l_flow", "semanticist_xl"],
 )
 def test_published_sizes_trace_at_full_size(config, parameters):
     config = config.copy_and_resolve_references().unlock()
