@@ -9,23 +9,24 @@ machine slows both. PyTorch is needed by this benchmark alone: pip install torch
 """
 
 import argparse
-import ctypes
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-MEMORY_NOTE = (
-    "additional peak: highest resident memory of the process during its first pass (VmHWM, reset "
-    "before it) minus resident memory just before, with data and parameters made and, for JAX, the "
-    "pass compiled; memory freed earlier is handed back to the system first (malloc_trim)"
+from benchmarks.workers import (
+    MEMORY_NOTE,
+    additional_peak_mb,
+    answer,
+    bind,
+    cpu_model,
+    start_worker,
 )
+
 PASSES_PER_TURN = {"torch": 1, "vqlab": 5}
 
 
@@ -138,23 +139,6 @@ def torch_side(args):
     return run
 
 
-def additional_peak_mb(run) -> float | None:
-    """What MEMORY_NOTE says, in MB (1e6 bytes); None where the system does not offer it."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    before = _status_bytes("VmRSS")
-    run()
-    return max(_status_bytes("VmHWM") - before, 0) / 1e6
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def work(args) -> None:
     """One side's process: prints a line with its memory, then a line of times for every request."""
     run = {"vqlab": vqlab_side, "torch": torch_side}[args.side](args)
@@ -168,34 +152,17 @@ def work(args) -> None:
         print(json.dumps(times), flush=True)
 
 
-def start_worker(side: str, args) -> tuple[subprocess.Popen, float | None]:
-    """A process for one side on the first `threads` CPUs, and the memory its first pass took."""
-    cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[: args.threads]))
-    environment = dict(os.environ, JAX_PLATFORMS="cpu", OMP_NUM_THREADS=str(args.threads))
-    command = [sys.executable, "-m", "benchmarks.quantizer", *sys.argv[1:]]
-    command += ["--side", side, "--cpus", cpus]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    worker = subprocess.Popen(command, env=environment, **pipes)
-    return worker, _answer(worker, side)
-
-
-def _answer(worker: subprocess.Popen, side: str):
-    line = worker.stdout.readline()
-    if not line:
-        raise SystemExit(f"the {side} side ended with exit code {worker.wait()}")
-    return json.loads(line)
-
-
 def measure(args) -> dict:
     """Run both sides and return everything the table and the JSON line hold."""
     workers, memory, times = {}, {}, {"torch": [], "vqlab": []}
     for side in times:  # one after the other, so that neither disturbs the other's memory
-        workers[side], memory[side] = start_worker(side, args)
+        workers[side] = start_worker("benchmarks.quantizer", side, args.threads)
+        memory[side] = answer(workers[side], side)
     for _ in range(args.repeats):
         for side, worker in workers.items():
             time.sleep(0.3)  # PyTorch's threads spin for a while after their work
             print("go", file=worker.stdin, flush=True)
-            times[side] += _answer(worker, side)
+            times[side] += answer(worker, side)
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()
@@ -216,13 +183,6 @@ def measure(args) -> dict:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch")},
     }
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def print_table(result: dict) -> None:
@@ -282,8 +242,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     if args.side:
-        # Before jax or torch is imported: both size their thread pools from it.
-        os.sched_setaffinity(0, map(int, args.cpus.split(",")))
+        bind(args.cpus)
         return work(args)
     if importlib.util.find_spec("torch") is None:
         print("benchmarks.quantizer compares with PyTorch: pip install torch", file=sys.stderr)

@@ -27,11 +27,17 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 
-from benchmarks.quantizer import MEMORY_NOTE, additional_peak_mb, cpu_model
+from benchmarks.workers import (
+    MEMORY_NOTE,
+    additional_peak_mb,
+    answer,
+    bind,
+    cpu_model,
+    start_worker,
+)
 
 PARTS = ("step", "compile", "sampling")
 SIZES = ("S", "B", "L", "XL")
@@ -163,8 +169,8 @@ def timed_call(function) -> tuple[float, float]:
 def work(args) -> None:
     """The process of one part or side. A side of the step then times a pass for every line."""
     if args.side in ("compile", "sampling"):
-        answer = {"compile": compile_side, "sampling": sampling_side}[args.side](args)
-        print(json.dumps(answer), flush=True)
+        part = {"compile": compile_side, "sampling": sampling_side}[args.side]
+        print(json.dumps(part(args)), flush=True)
         return
     run, facts = {"vqlab": vqlab_side, "torch": torch_side}[args.side](args)
     facts["additional_mb"] = additional_peak_mb(run)
@@ -177,31 +183,13 @@ def work(args) -> None:
         print(json.dumps([*timed, peak]), flush=True)
 
 
-def start_worker(side: str, args) -> subprocess.Popen:
-    """A process for one side or part on the first `threads` CPUs."""
-    cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[: args.threads]))
-    environment = dict(os.environ, JAX_PLATFORMS="cpu", OMP_NUM_THREADS=str(args.threads))
-    command = [sys.executable, "-m", "benchmarks.semanticist", *sys.argv[1:]]
-    command += ["--side", side, "--cpus", cpus]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
-
-
-def answer(worker: subprocess.Popen, side: str):
-    """The next line that a worker prints."""
-    line = worker.stdout.readline()
-    if not line:
-        raise SystemExit(f"the {side} process ended with exit code {worker.wait()}")
-    return json.loads(line)
-
-
 def measure_step(args) -> dict:
     """Both sides of the training step."""
     sides = ("torch", "vqlab")
     workers, facts, peaks = {}, {}, {}
     times: dict[str, list] = {side: [] for side in sides}
     for side in sides:  # one after the other, so that neither disturbs the other's memory
-        workers[side] = start_worker(side, args)
+        workers[side] = start_worker("benchmarks.semanticist", side, args.threads)
         facts[side] = answer(workers[side], side)
     for _ in range(args.repeats):
         for side, worker in workers.items():
@@ -229,7 +217,7 @@ def measure_part(part: str, args):
     """The answer of a part's only process."""
     if part == "step":
         return measure_step(args)
-    worker = start_worker(part, args)
+    worker = start_worker("benchmarks.semanticist", part, args.threads)
     result = answer(worker, part)
     worker.wait()
     return result
@@ -327,8 +315,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     if args.side:
-        # Before jax or torch is imported: both size their thread pools from it.
-        os.sched_setaffinity(0, map(int, args.cpus.split(",")))
+        bind(args.cpus)
         return work(args)
     if "step" in args.parts and importlib.util.find_spec("torch") is None:
         print(

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.quantizer import cpu_model
+from benchmarks.workers import cpu_model
 from vqlab import build
 from vqlab.models.pretrained import lpips
 from vqlab.training import sharding

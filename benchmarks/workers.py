@@ -1,0 +1,64 @@
+"""Processes that each hold one side of a comparison, bound to the same CPUs, and take turns.
+
+A benchmark starts itself again with `--side NAME --cpus LIST`; the child prints lines of JSON.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+MEMORY_NOTE = (
+    "additional peak: highest resident memory of the process during its first pass (VmHWM, reset "
+    "before it) minus resident memory just before, with data and parameters made and, for JAX, the "
+    "pass compiled; memory freed earlier is handed back to the system first (malloc_trim)"
+)
+
+
+def start_worker(module: str, side: str, threads: int) -> subprocess.Popen:
+    """`python -m module` with this process's arguments, for one side on the first CPUs."""
+    cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", OMP_NUM_THREADS=str(threads))
+    command = [sys.executable, "-m", module, *sys.argv[1:], "--side", side, "--cpus", cpus]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **pipes)
+
+
+def bind(cpus: str) -> None:
+    """Of a worker, before it imports jax or torch: both size their thread pools from it."""
+    os.sched_setaffinity(0, map(int, cpus.split(",")))
+
+
+def answer(worker: subprocess.Popen, side: str):
+    """The next line that a worker prints."""
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit(f"the {side} process ended with exit code {worker.wait()}")
+    return json.loads(line)
+
+
+def additional_peak_mb(run) -> float | None:
+    """What MEMORY_NOTE says, in MB (1e6 bytes); None where the system does not offer it."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    before = _status_bytes("VmRSS")
+    run()
+    return max(_status_bytes("VmHWM") - before, 0) / 1e6
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
