@@ -204,8 +204,9 @@ def recomputed(block_class: type[nn.Module], *, everything: bool) -> type[nn.Mod
     """`block_class` for `scan_blocks`, storing less for the backward pass.
 
     With `everything` only its input is stored and the rest is computed again. Without, products
-    with parameters are stored too, and what is computed again costs a few per cent of a step:
-    norms, activations and attention weights. On CPUs even that is faster than storing them.
+    with parameters and results of attention are stored too, and what is computed again costs a few
+    per cent of a step: norms, activations and attention weights. On CPUs even that is faster than
+    storing them.
     """
     policies = jax.checkpoint_policies
     policy = None

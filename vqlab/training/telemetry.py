@@ -38,7 +38,8 @@ class MetricWriter:
     """Writes scalars as JSON lines and, with images, as TensorBoard events.
 
     metrics.jsonl has one object a call, {"step": int, name: float, ...}; NaN and infinity, which
-    JSON cannot express, become null. The four methods have the signatures of clu's metric writers.
+    JSON cannot express, become null. The four methods have the signatures of clu's metric writers,
+    whose import needs TensorFlow and which cannot be rewound.
 
     Args:
       workdir: directory of the run; made when absent.
