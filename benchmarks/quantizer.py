@@ -18,14 +18,7 @@ import statistics
 import sys
 import time
 
-from benchmarks.workers import (
-    MEMORY_NOTE,
-    additional_peak_mb,
-    answer,
-    bind,
-    cpu_model,
-    start_worker,
-)
+from benchmarks import workers
 
 PASSES_PER_TURN = {"torch": 1, "vqlab": 5}
 
@@ -142,7 +135,7 @@ def torch_side(args):
 def work(args) -> None:
     """One side's process: prints a line with its memory, then a line of times for every request."""
     run = {"vqlab": vqlab_side, "torch": torch_side}[args.side](args)
-    print(json.dumps(additional_peak_mb(run)), flush=True)
+    print(json.dumps(workers.additional_peak_mb(run)), flush=True)
     for _ in sys.stdin:
         times = []
         for _ in range(PASSES_PER_TURN[args.side]):
@@ -154,16 +147,16 @@ def work(args) -> None:
 
 def measure(args) -> dict:
     """Run both sides and return everything the table and the JSON line hold."""
-    workers, memory, times = {}, {}, {"torch": [], "vqlab": []}
+    started, memory, times = {}, {}, {"torch": [], "vqlab": []}
     for side in times:  # one after the other, so that neither disturbs the other's memory
-        workers[side] = start_worker("benchmarks.quantizer", side, args.threads)
-        memory[side] = answer(workers[side], side)
+        started[side] = workers.start_worker("benchmarks.quantizer", side, args.threads)
+        memory[side] = workers.answer(started[side], side)
     for _ in range(args.repeats):
-        for side, worker in workers.items():
+        for side, worker in started.items():
             time.sleep(0.3)  # PyTorch's threads spin for a while after their work
             print("go", file=worker.stdin, flush=True)
-            times[side] += answer(worker, side)
-    for worker in workers.values():
+            times[side] += workers.answer(worker, side)
+    for worker in started.values():
         worker.stdin.close()
         worker.wait()
     seconds = {side: statistics.median(values) for side, values in times.items()}
@@ -179,7 +172,7 @@ def measure(args) -> dict:
         "repeats": args.repeats,
         "threads": args.threads,
         "device": "cpu",
-        "cpu": cpu_model(),
+        "cpu": workers.cpu_model(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch")},
     }
@@ -201,7 +194,7 @@ def print_table(result: dict) -> None:
     print(
         f"vqlab is {result['speedup']:.0f} times faster"
         + (f" and takes {100 * ratio:.1f} % of the memory" if ratio is not None else "")
-        + f"\n\n{MEMORY_NOTE}"
+        + f"\n\n{workers.MEMORY_NOTE}"
     )
 
 
@@ -209,7 +202,7 @@ def parse_arguments() -> argparse.Namespace:
     """Command line; every size must be at least 1."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.quantizer",
-        description=f"vqlab's quantizer against plain PyTorch on CPU. {MEMORY_NOTE}.",
+        description=f"vqlab's quantizer against plain PyTorch on CPU. {workers.MEMORY_NOTE}.",
     )
     sizes = {
         "tokens": 2048,
@@ -242,7 +235,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     if args.side:
-        bind(args.cpus)
+        workers.bind(args.cpus)
         return work(args)
     if importlib.util.find_spec("torch") is None:
         print("benchmarks.quantizer compares with PyTorch: pip install torch", file=sys.stderr)

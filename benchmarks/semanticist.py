@@ -30,14 +30,7 @@ import statistics
 import sys
 import time
 
-from benchmarks.workers import (
-    MEMORY_NOTE,
-    additional_peak_mb,
-    answer,
-    bind,
-    cpu_model,
-    start_worker,
-)
+from benchmarks import workers
 
 PARTS = ("step", "compile", "sampling")
 SIZES = ("S", "B", "L", "XL")
@@ -173,7 +166,7 @@ def work(args) -> None:
         print(json.dumps(part(args)), flush=True)
         return
     run, facts = {"vqlab": vqlab_side, "torch": torch_side}[args.side](args)
-    facts["additional_mb"] = additional_peak_mb(run)
+    facts["additional_mb"] = workers.additional_peak_mb(run)
     for _ in range(WARM_UP):
         run()
     print(json.dumps(facts), flush=True)
@@ -186,18 +179,18 @@ def work(args) -> None:
 def measure_step(args) -> dict:
     """Both sides of the training step."""
     sides = ("torch", "vqlab")
-    workers, facts, peaks = {}, {}, {}
+    started, facts, peaks = {}, {}, {}
     times: dict[str, list] = {side: [] for side in sides}
     for side in sides:  # one after the other, so that neither disturbs the other's memory
-        workers[side] = start_worker("benchmarks.semanticist", side, args.threads)
-        facts[side] = answer(workers[side], side)
+        started[side] = workers.start_worker("benchmarks.semanticist", side, args.threads)
+        facts[side] = workers.answer(started[side], side)
     for _ in range(args.repeats):
-        for side, worker in workers.items():
+        for side, worker in started.items():
             time.sleep(0.3)  # PyTorch's threads spin for a while after their work
             print("go", file=worker.stdin, flush=True)
-            *timed, peaks[side] = answer(worker, side)
+            *timed, peaks[side] = workers.answer(worker, side)
             times[side].append(timed)
-    for worker in workers.values():
+    for worker in started.values():
         worker.stdin.close()
         worker.wait()
     result = {}
@@ -217,8 +210,8 @@ def measure_part(part: str, args):
     """The answer of a part's only process."""
     if part == "step":
         return measure_step(args)
-    worker = start_worker("benchmarks.semanticist", part, args.threads)
-    result = answer(worker, part)
+    worker = workers.start_worker("benchmarks.semanticist", part, args.threads)
+    result = workers.answer(worker, part)
     worker.wait()
     return result
 
@@ -234,7 +227,7 @@ def measure(args) -> dict:
         "repeats": args.repeats,
         "threads": args.threads,
         "device": "cpu",
-        "cpu": cpu_model(),
+        "cpu": workers.cpu_model(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in versions},
     }
@@ -264,7 +257,7 @@ def print_table(result: dict) -> None:
             print("{:14}{:18.2f}{:7.1f}{:10.3f}{:15.0f}{:9.0f}".format(label, *values))
         print(
             f"vqlab is {step['speedup']:.2f} times as fast; {step['gflops_per_step']:.0f} GFLOP "
-            f"a step, compiled in {step['compile_seconds']:.0f} s\n\n{MEMORY_NOTE}\n"
+            f"a step, compiled in {step['compile_seconds']:.0f} s\n\n{workers.MEMORY_NOTE}\n"
         )
     if "compile" in result:
         print(
@@ -315,7 +308,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     if args.side:
-        bind(args.cpus)
+        workers.bind(args.cpus)
         return work(args)
     if "step" in args.parts and importlib.util.find_spec("torch") is None:
         print(

@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
-from vqlab.nn.layers import FLOAT32, conv, conv_init
+from vqlab.nn.layers import FLOAT32, conv, conv_init, precision_of
 from vqlab.ops.mesh import split_batch
 
 NORM_GROUPS = 32
@@ -87,7 +87,7 @@ class Downsample(nn.Module):
             strides=2,
             padding=((0, 1), (0, 1)),
             dtype=self.dtype,
-            precision=FLOAT32 if jnp.dtype(self.dtype) == jnp.float32 else None,
+            precision=precision_of(self.dtype),
             kernel_init=conv_init,
             name="conv",
         )(x)

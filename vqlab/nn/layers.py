@@ -20,6 +20,11 @@ conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 FLOAT32 = jax.lax.Precision.HIGHEST
 
 
+def precision_of(dtype: Dtype) -> jax.lax.Precision | None:
+    """What keeps products of arrays of `dtype` in it on every device."""
+    return FLOAT32 if jnp.dtype(dtype) == jnp.float32 else None
+
+
 def activation(name: str) -> Callable[[Array], Array]:
     """The activation called `name`; ValueError lists the choices."""
     if name not in ACTIVATIONS:
@@ -47,7 +52,7 @@ def conv(
         padding=kernel_size // 2,
         use_bias=use_bias,
         dtype=dtype,
-        precision=FLOAT32 if jnp.dtype(dtype) == jnp.float32 else None,
+        precision=precision_of(dtype),
         kernel_init=conv_init,
         name=name,
     )

@@ -13,7 +13,7 @@ from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from vqlab.nn.layers import FLOAT32
+from vqlab.nn.layers import precision_of
 
 # The name, for policies of jax.checkpoint, of what the backward pass needs.
 RESIDUALS = "attention"
@@ -56,7 +56,7 @@ def _forward(q, k, v, mask):
     total = jnp.sum(weights, axis=-1, keepdims=True)
     # Divided after the product: [N, D] is smaller than [N, K].
     x = _product(q.dtype, "bmnk,bmkd->bmnd", weights, v) / total
-    x = checkpoint_name(_joined(x).astype(q.dtype), RESIDUALS)
+    x = checkpoint_name(rearrange(x, "b m n d -> b n (m d)").astype(q.dtype), RESIDUALS)
     log_total = checkpoint_name((largest * scale + jnp.log(total))[..., 0], RESIDUALS)
     return x, (q, k, v, mask, x, log_total)
 
@@ -88,10 +88,10 @@ def _logits(q: Array, k: Array, mask: Array | None) -> Float[Array, "B M N K"]:
 
 def _product(dtype: Dtype, equation: str, x: Array, y: Array) -> Array:
     """einsum of operands in `dtype` with a float32 result."""
-    precision = FLOAT32 if jnp.dtype(dtype) == jnp.float32 else None
-    x, y = x.astype(dtype), y.astype(dtype)
-    return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _joined(x: Array) -> Array:
-    return rearrange(x, "b m n d -> b n (m d)")
+    return jnp.einsum(
+        equation,
+        x.astype(dtype),
+        y.astype(dtype),
+        precision=precision_of(dtype),
+        preferred_element_type=jnp.float32,
+    )

@@ -13,7 +13,7 @@ from einops import rearrange
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
-from vqlab.nn.layers import FLOAT32
+from vqlab.nn.layers import precision_of
 from vqlab.nn.softmax_attention import RESIDUALS, attend, attend_causally
 from vqlab.ops.mesh import split_batch, split_tensor
 
@@ -38,7 +38,7 @@ def dense(
     return nn.Dense(
         features,
         dtype=dtype,
-        precision=_precision(dtype),
+        precision=precision_of(dtype),
         kernel_init=kernel_init,
         dot_general=_dot_of_rows,
         name=name,
@@ -85,7 +85,8 @@ class PatchEmbed(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         patches = rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=p, q=p).astype(self.dtype)
         kernel = rearrange(kernel, "p q c d -> (p q c) d").astype(self.dtype)
-        return jnp.dot(patches, kernel, precision=_precision(self.dtype)) + bias.astype(self.dtype)
+        product = jnp.dot(patches, kernel, precision=precision_of(self.dtype))
+        return product + bias.astype(self.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -215,7 +216,3 @@ def recomputed(block_class: type[nn.Module], *, everything: bool) -> type[nn.Mod
             policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(RESIDUALS)
         )
     return nn.remat(block_class, policy=policy, prevent_cse=False)
-
-
-def _precision(dtype: Dtype) -> jax.lax.Precision | None:
-    return FLOAT32 if jnp.dtype(dtype) == jnp.float32 else None
