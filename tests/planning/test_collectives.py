@@ -2,12 +2,11 @@
 
 import jax
 import numpy as np
-import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.planning.programs import TPU
 from vqlab.planning import hlo
-from vqlab.planning.collectives import by_kind, collectives, group_size, sent_bytes
+from vqlab.planning.collectives import by_kind, collectives, sent_bytes
 
 
 def test_loops_count_every_turn():
@@ -28,20 +27,11 @@ def test_the_pieces_of_an_asynchronous_collective_count_once():
     assert found == {"all-gather": {"count": 4, "bytes": 4 * 320 * 7 / 8}}
 
 
-@pytest.mark.parametrize(
-    ("attributes", "size"),
-    [
-        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, x", 2),
-        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", 8),
-        ("replica_groups=[2,4]<=[8]", 4),
-        ("replica_groups=[2,4]<=[4,2]T(1,0)", 4),
-        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add", 2),
-        ("replica_groups={}", 8),
-        ("channel_id=1", 8),
-    ],
-)
-def test_replica_groups(attributes, size):
-    assert group_size(attributes, 8) == size
+def test_the_devices_of_a_mesh_in_another_order():
+    groups = "mesh['a'=1,'b'=2,'c'=4], device_ids=([4,2]T(1,0)) {'b'}"
+    line = f"  %y = f32[70] reduce-scatter(%x), replica_groups={groups}, dimensions={{0}}\n"
+    (one,) = collectives(hlo.parse(f"ENTRY %main (x: f32[140]) -> f32[70] {{\n{line}}}\n"), 8)
+    assert (one.group, one.bytes) == (2, 280)
 
 
 def test_rings():

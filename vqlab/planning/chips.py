@@ -23,7 +23,7 @@ class Chip(NamedTuple):
       bandwidth: bytes/s of that memory.
       link: bytes/s that a chip sends to the others of its domain in a ring: for a TPU both
         directions of one axis of the torus, for a GPU one direction of all its NVLinks.
-      domain: number of chips that such links connect; 0 for all.
+      domain: number of chips, consecutive ones, that such links connect; 0 for all.
       network: bytes/s that a chip sends beyond its domain.
       device_kinds: what `jax.Device.device_kind` says.
       dimensions: axes of the topology; 0 for a GPU.

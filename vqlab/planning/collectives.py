@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import NamedTuple
 
 from vqlab.planning import hlo
+from vqlab.planning.groups import device_groups
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
 _CHAIN = re.compile(r'\bchannel_id=\d+|chain_id="\d+"')
-_LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 
 
 class Collective(NamedTuple):
@@ -24,12 +21,18 @@ class Collective(NamedTuple):
       group: number of devices that take part.
       count: executions.
       bytes: that each device sends in all of them, by the ring algorithm.
+      groups: the devices that send to each other, by their numbers.
     """
 
     kind: str
     group: int
     count: int
     bytes: float
+    groups: tuple[tuple[int, ...], ...]
+
+    def is_within(self, block: int) -> bool:
+        """Whether no group leaves its block of so many devices, counted from device 0 on."""
+        return all(len({device // block for device in group}) <= 1 for group in self.groups)
 
 
 def collectives(program: hlo.Program, num_devices: int) -> list[Collective]:
@@ -44,14 +47,13 @@ def collectives(program: hlo.Program, num_devices: int) -> list[Collective]:
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
-            group = group_size(instruction.attributes, num_devices)
-            if kind == "collective-permute":
-                group = num_devices
+            groups = device_groups(instruction.attributes, num_devices)
+            group = num_devices if kind == "collective-permute" else len(groups[0])
             chain = tuple(_CHAIN.findall(instruction.attributes))
             key = (kind, chain) if len(chain) == 2 else (name, instruction.name)
             if group > 1 and times > (found[key].count if key in found else 0):
                 sent = sent_bytes(kind, _result_bytes(instruction), group)
-                found[key] = Collective(kind, group, times, times * sent)
+                found[key] = Collective(kind, group, times, times * sent, groups)
     return list(found.values())
 
 
@@ -78,18 +80,6 @@ def sent_bytes(kind: str, result: float, group: int) -> float:
     if kind == "collective-permute":
         return result
     return result * (group - 1) / group
-
-
-def group_size(attributes: str, num_devices: int) -> int:
-    """Devices of a replica group; all of them when none are listed."""
-    if match := _MESH.search(attributes):
-        sizes = dict(re.findall(r"'?([\w]+)'?=(\d+)", match.group(1)))
-        return math.prod(int(sizes[name]) for name in re.findall(r"'?([\w]+)'?", match.group(2)))
-    if match := _IOTA.search(attributes):
-        return int(match.group(2))
-    if match := _LISTED.search(attributes):
-        return match.group(1).count(",") + 1
-    return num_devices
 
 
 def _result_bytes(instruction: hlo.Instruction) -> float:

@@ -35,14 +35,17 @@ def roofline(chip: Chip, flops: Flops, traffic: float, collectives: Iterable[Col
       chip: the device.
       flops: of one device in a step.
       traffic: bytes to and from its memory.
-      collectives: of the step; a group beyond the chip's fast domain goes over the network.
+      collectives: of the step. One goes over the network, all of it, when any of its groups
+        leaves the chip's fast domain: a ring, and whoever waits for it, is as slow as its
+        slowest link.
     """
 
-    def rate(group: int) -> float:
-        return chip.network if chip.domain and group > chip.domain else chip.link
+    def rate(one: Collective) -> float:
+        is_fast = not chip.domain or one.is_within(chip.domain)
+        return chip.link if is_fast else chip.network
 
     return Roofline(
         compute=flops.seconds(chip),
         memory=traffic / chip.bandwidth,
-        interconnect=sum(one.bytes / rate(one.group) for one in collectives),
+        interconnect=sum(one.bytes / rate(one) for one in collectives),
     )
