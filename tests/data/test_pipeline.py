@@ -1,5 +1,12 @@
+import contextlib
 import json
 import logging
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,6 +99,59 @@ def test_worker_processes_give_the_same_batches_and_resume_anywhere(image_folder
     resumed = train_batches(source, TRANSFORM, 4, seed=1)
     resumed.set_state(state)
     assert_same(take(resumed, 3), {name: values[5:] for name, values in straight.items()})
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_leaves_the_workers_reading(monkeypatch, sent):
+    straight = take(train_batches(Numbered(10), TRANSFORM, 4, seed=1), 16)
+    workers = []
+    start = multiprocessing.context.SpawnProcess.start
+
+    def start_and_signal(process):
+        start(process)
+        workers.append(process)
+        os.kill(process.pid, sent)  # before it has imported anything
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", start_and_signal)
+    batches = train_batches(Numbered(10), TRANSFORM, 4, seed=1, num_workers=2)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for number in range(16):  # more than are ready ahead
+        batch = next(batches)
+        for worker in workers:
+            os.kill(worker.pid, sent)
+        assert_same(batch, {name: values[number] for name, values in straight.items()})
+    assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask  # of this process: as before
+    batches.close()
+    assert not multiprocessing.active_children()
+    assert [worker.exitcode for worker in workers] == [0, 0]  # of themselves, not killed
+
+
+KILLED = """
+import os, signal
+from tests.data.test_pipeline import TRANSFORM, Numbered, train_batches
+
+batches = train_batches(Numbered(10), TRANSFORM, 4, seed=1, num_workers=2)
+next(batches)
+print("read", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed():
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED],
+        cwd=pathlib.Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        # The workers have the same standard output, which ends with the last of them.
+        assert process.communicate(timeout=60)[0] == b"read\n"
+        assert process.returncode == -signal.SIGKILL
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_state_is_the_same_on_every_process_and_fits_any_batch_size():

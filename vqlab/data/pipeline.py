@@ -1,7 +1,12 @@
 """Batches for training (endless, resumable) and evaluation (one pass, every example once)."""
 
+import contextlib
 import dataclasses
 import math
+import multiprocessing
+import os
+import signal
+import threading
 
 import grain
 import numpy as np
@@ -38,17 +43,47 @@ class Reading:
         ready = max(self.prefetch, self.num_threads)
         options = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=ready)
         batches = grain.MapDataset.range(num_batches).map(rows).to_iter_dataset(options)
-        if self.num_workers:
-            # grain asks an absl flag before it starts workers; outside of absl.app (a notebook,
-            # a test) nobody has parsed the flags.
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()
-            batches = batches.mp_prefetch(
-                grain.MultiprocessingOptions(
-                    num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
-                )
-            )
-        return iter(batches)
+        return self._start_workers(batches) if self.num_workers else iter(batches)
+
+    def _start_workers(self, batches):
+        """The iterator, its worker processes under way."""
+        # grain asks an absl flag before it starts workers; outside of absl.app (a notebook,
+        # a test) nobody has parsed the flags.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(
+            num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
+        )
+        batches = iter(batches.mp_prefetch(options, worker_init_fn=_end_with_parent))
+        batches.get_state()  # makes the workers' queues; only then can the workers be started here
+        with _stop_signals_blocked():
+            batches.start_prefetch()
+        return batches
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked():
+    """Processes started inside, from their first moment on, never see SIGINT and SIGTERM.
+
+    They inherit the mask, also through the threads in which grain starts them. Ctrl-C in
+    a terminal and SLURM's SIGTERM reach every process of a run. What they mean is the train
+    loop's business, which still needs batches then; it ends its workers itself.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent(*_):
+    """In a worker: ends it when its parent was killed, for which it would wait for ever."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class TrainBatches:
