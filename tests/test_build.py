@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from benchmarks import train_step
 from configs import (
     _common,
     kl_vae_f16,
@@ -24,6 +25,7 @@ PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
     ("changes", "message"),
     [
         ({"batch_size": 12}, "batch_size=12 does not divide over 8 devices"),
+        ({"accumulate": 0}, "accumulate=0 must be at least 1"),
         ({"image_size": 36}, "image_size=36 is no multiple of the model's stride 8"),
         ({"model.name": "tokeniser"}, "unknown module 'tokeniser'; choose from"),
         ({"model.quantizer.num_groups": 3}, "8 latent channels do not split into 3 groups"),
@@ -50,7 +52,7 @@ def test_a_missing_data_set_is_explained_in_three_lines(tmp_path):
     config = tiny.config().unlock()
     config.data.update(name="tfds", data_dir=str(tmp_path))
     with pytest.raises(ValueError) as error:
-        build.build_batches(config)
+        build.build_batches(config, build.build_mesh(config))
     assert len(str(error.value).splitlines()) == 3
     assert "imagenet2012" in str(error.value) and "--config.data.name=folder" in str(error.value)
 
@@ -135,3 +137,23 @@ def test_config_arguments_are_checked(config):
 def test_arguments_are_parsed_by_the_type_of_their_default():
     parsed = _common.parse_argument("groups=8,debug", groups=4, debug=False, rest="x")
     assert parsed == {"groups": 8, "debug": True, "rest": "x"}
+    with pytest.raises(ValueError, match="argument 'debug' is a word of its own, without '=false'"):
+        _common.parse_argument("debug=false", debug=False)
+    for wrong in ("groups", "groups=", "groups=four"):
+        with pytest.raises(ValueError, match="argument 'groups' takes a whole number: groups=4"):
+            _common.parse_argument(wrong, groups=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("/none.py", "no config file /none.py"),
+        ("configs/semanticist_l.py", "has no discriminator"),
+    ],
+)
+def test_a_config_that_cannot_be_timed_is_one_line(config, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train_step", f"--config={config}"])
+    with pytest.raises(SystemExit):
+        train_step.main()
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1

@@ -46,6 +46,8 @@ def _arguments(node: ml_collections.ConfigDict, *drop: str) -> dict:
 
 def build_mesh(config: ml_collections.ConfigDict, devices=None) -> Mesh:
     """The mesh of the config over all or the given devices; checks that batches divide over it."""
+    if config.accumulate < 1:
+        raise ValueError(f"accumulate={config.accumulate} must be at least 1")
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     parts = sharding.batch_parts(mesh)
     if config.batch_size % (parts * config.accumulate):
@@ -101,8 +103,9 @@ def build_source(node: ml_collections.ConfigDict, split: str) -> data.Source:
     return data.build_source(node.name, split=split, **chosen)
 
 
-def build_batches(config: ml_collections.ConfigDict) -> data.TrainBatches:
+def build_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> data.TrainBatches:
     """This process's part of the endless training batches."""
+    part, num_parts = sharding.own_part(mesh)
     if config.data.name == "records":
         transform = data.StoredCrop(config.image_size)
     else:
@@ -112,8 +115,8 @@ def build_batches(config: ml_collections.ConfigDict) -> data.TrainBatches:
         transform,
         config.batch_size,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=num_parts,
         **_arguments(config.loader),
     )
 
@@ -126,29 +129,31 @@ def build_evaluator(
     config: ml_collections.ConfigDict,
     name: str,
     model,
-    *,
-    to_device: Callable = lambda batch: batch,
-    num_devices: int = 1,
+    mesh: Mesh,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluator:
-    """The evaluator `config.evals.<name>`; `to_device` spreads its batches over `num_devices`."""
+    """The evaluator `config.evals.<name>`, whose batches lie on `mesh`."""
     node = config.evals[name]
     if node.name not in EVALUATORS:
         raise ValueError(f"unknown evaluator {node.name!r}; known: {', '.join(EVALUATORS)}")
     check_image_size(model, node.image_size, f"evals.{name}.image_size")
-    if node.batch_size % num_devices:
+    parts = sharding.batch_parts(mesh)
+    if node.batch_size % parts:
         raise ValueError(
-            f"evals.{name}.batch_size={node.batch_size} does not divide over {num_devices} devices"
+            f"evals.{name}.batch_size={node.batch_size} does not divide over {parts} devices"
         )
-    splits = {
-        "train": functools.cache(lambda: _eval_batches(config, node, config.data.train_split)),
-        "validation": functools.cache(
-            lambda: _eval_batches(config, node, config.data.validation_split)
-        ),
-    }
-    splits["validation"]()  # missing data are an error now, not after hours
+    splits = {"train": config.data.train_split, "validation": config.data.validation_split}
+
+    @functools.cache
+    def batches(split: str):
+        return _eval_batches(config, node, splits[split], mesh)
+
+    batches("validation")  # missing data are an error now, not after hours
 
     def make_batches(split: str = "validation"):
-        return (to_device(batch) for batch in splits[split]())
+        for batch in batches(split):
+            before_batch()
+            yield sharding.global_batch(batch, mesh)
 
     arguments = _arguments(node, *_EVALUATION_DATA)
     if node.name == "reconstruction":
@@ -160,17 +165,7 @@ def build_evaluators(
     config: ml_collections.ConfigDict, model, mesh: Mesh, stop: StopSignal
 ) -> dict[str, Evaluator]:
     """All evaluators of the config; they raise StopRequested between batches."""
-
-    def to_device(batch):
-        stop.check()
-        return sharding.global_batch(batch, mesh)
-
-    return {
-        name: build_evaluator(
-            config, name, model, to_device=to_device, num_devices=sharding.batch_parts(mesh)
-        )
-        for name in config.evals
-    }
+    return {name: build_evaluator(config, name, model, mesh, stop.check) for name in config.evals}
 
 
 def build_ladder(config: ml_collections.ConfigDict, model) -> Ladder:
@@ -179,7 +174,10 @@ def build_ladder(config: ml_collections.ConfigDict, model) -> Ladder:
     return ladder_of(model, **sampling)
 
 
-def _eval_batches(config: ml_collections.ConfigDict, node: ml_collections.ConfigDict, split: str):
+def _eval_batches(
+    config: ml_collections.ConfigDict, node: ml_collections.ConfigDict, split: str, mesh: Mesh
+):
+    part, num_parts = sharding.own_part(mesh)
     source = build_source(config.data, split)
     if node.tile_size:
         source = data.TileSource(source, node.tile_size)
@@ -187,8 +185,8 @@ def _eval_batches(config: ml_collections.ConfigDict, node: ml_collections.Config
         source,
         data.CenterCrop(node.image_size),
         node.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=num_parts,
         limit=node.limit or None,
         **_arguments(config.loader),
     )
@@ -256,7 +254,7 @@ def build_run(
     mesh = build_mesh(config)
     objective = build_objective(config)
     optimizers = build_optimizers(config, objective.players)
-    batches = build_batches(config)
+    batches = build_batches(config, mesh)
     frozen = build_frozen(config)
     check_stored(config, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)

@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -21,6 +23,8 @@ CONFIG = config_flags.DEFINE_config_file(
 
 # The exit code of a command that was asked for something impossible.
 USAGE_ERROR = 2
+# Seconds that process 0, whose end ends the others, leaves them to say what is wrong themselves.
+GRACE = 5
 
 
 def run(main: Callable[[], None]) -> None:
@@ -31,18 +35,34 @@ def run(main: Callable[[], None]) -> None:
             fail(f"unknown arguments: {' '.join(argv[1:])}")
         start_logging()
         keep_compiled()
-        main()
+        try:
+            main()
+        except Exception:
+            if not jax.distributed.is_initialized():
+                raise
+            traceback.print_exc()
+            _leave(1)
 
     app.run(checked, flags_parser=_parse_flags)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends one of several processes at once: a regular exit waits for the others, then aborts."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(GRACE)
+    os._exit(code)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except AttributeError as error:  # an override of a setting that the config does not have
-        cause = error.args[0]  # ml_collections wraps the KeyError with the name and a suggestion
-        name = cause.args[0] if isinstance(cause, KeyError) else cause
-        fail(f"no such setting: {' '.join(str(name).split())}")
+    except (AttributeError, LookupError) as error:  # a setting that the config does not have
+        cause = error.args[0]  # ml_collections wraps the KeyError of a last part, no other
+        text = str(cause.args[0] if isinstance(cause, KeyError) else cause)
+        # A name with a suggestion, or a sentence that ends with the path.
+        fail(f"no such setting: {' '.join(text.rpartition('to lookup: ')[2].split())}")
     except flags.Error as error:
         fail(_last_line(error))
 
@@ -55,6 +75,8 @@ def _last_line(error: Exception) -> str:
 def fail(message: str) -> NoReturn:
     """Ends the command with one line on stderr and exit code 2."""
     print(f"error: {message}", file=sys.stderr)
+    if jax.distributed.is_initialized():
+        _leave(USAGE_ERROR)
     raise SystemExit(USAGE_ERROR)
 
 

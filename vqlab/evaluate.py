@@ -7,7 +7,6 @@ converted folder instead, with `--config` for the data to measure on.
 
 from __future__ import annotations
 
-import functools
 import pathlib
 
 import jax
@@ -30,10 +29,11 @@ _SOURCE = flags.DEFINE_string(
 _LPIPS = flags.DEFINE_string(
     "lpips_weights", None, "vgg16.pth,vgg.pth, to measure LPIPS; '' for not; default: the config's."
 )
-
 _COMPARE = flags.DEFINE_list(
     "compare", [], "Workdirs of evaluated runs, to draw and print their curves beside this one's."
 )
+flags.adopt_module_key_flags(cli)  # so that --help has them
+flags.adopt_module_key_flags(cluster)
 
 
 def evaluation_networks(config, tokenizer) -> dict:
@@ -51,7 +51,7 @@ def main() -> None:
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
         config = cli.CONFIG.value or load_config(workdir)
         require_writable(workdir)
-        others = read_comparison(_COMPARE.value)
+        others = read_comparison(_WORKDIR.value, _COMPARE.value)
         tokenizer = load(_SOURCE.value or workdir, _STEP.value)
         config.unlock()
         config.model = tokenizer.node
@@ -60,13 +60,7 @@ def main() -> None:
         frozen = evaluation_networks(config, tokenizer)
         mesh = sharding.make_mesh(-1, 1)
         evaluators = {
-            name: build.build_evaluator(
-                config,
-                name,
-                tokenizer.module,
-                to_device=functools.partial(sharding.global_batch, mesh=mesh),
-                num_devices=sharding.batch_parts(mesh),
-            )
+            name: build.build_evaluator(config, name, tokenizer.module, mesh)
             for name in config.evals
         }
     variables = {k: x for k, x in tokenizer.variables.items() if k != "latent_space"}

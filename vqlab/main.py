@@ -31,6 +31,8 @@ _COMPARE = flags.DEFINE_list(
     "compare", [], "Workdirs of evaluated runs, to draw and print their curves beside this run's."
 )
 flags.mark_flags_as_required(["config", "workdir"])
+flags.adopt_module_key_flags(cli)  # so that --help has them
+flags.adopt_module_key_flags(cluster)
 
 log = logging.getLogger("vqlab")
 
@@ -47,7 +49,7 @@ def main() -> None:
         cluster.join()
         if jax.default_backend() == "cpu":
             keep_freed_memory()
-        others = read_comparison(_COMPARE.value)
+        others = read_comparison(_WORKDIR.value, _COMPARE.value)
         training = build.build_run(config, _WORKDIR.value, stop)
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
     log.info("%s", describe(training, workdir))

@@ -39,13 +39,15 @@ _RECORDS_PER_SHARD = flags.DEFINE_integer(
 )
 _LIMIT = flags.DEFINE_integer("limit", 0, "Only the first so many images of a split; 0 for all.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete the records of another job there.")
+flags.adopt_module_key_flags(cli)  # so that --help has them
+flags.adopt_module_key_flags(cluster)
 
 log = logging.getLogger("vqlab")
 
 
 def main() -> None:
     """Checks everything, then stores one split after the other."""
-    with cli.exit_on_error():
+    with cluster.ending_with_peers(1), cli.exit_on_error():
         cluster.join()
         config = cli.CONFIG.value or _config_of_source()
         output = require_writable(_OUTPUT.value)

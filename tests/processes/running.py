@@ -19,7 +19,10 @@ def free_port():
 
 
 def start(kind, workdir, *arguments, processes=1, devices=1, seen=None, cache=None):
-    """One Popen a process, each with `devices` CPU devices; `seen` is a folder for `recorded`."""
+    """One Popen a process, each with `devices` CPU devices; `seen` is a folder for `recorded`.
+
+    PROCESS in `workdir` stands for the process's number.
+    """
     module = "vqlab.main"
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -34,13 +37,15 @@ def start(kind, workdir, *arguments, processes=1, devices=1, seen=None, cache=No
         seen.mkdir(exist_ok=True)
         environment["SEEN"] = str(seen)
     command = [sys.executable, "-m", module, f"--config=tests/processes/configs.py:{kind}"]
-    command += [f"--workdir={workdir}", *arguments]
+    command += arguments
     if processes > 1:
         port = free_port()
         command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={processes}"]
     return [
         subprocess.Popen(
-            command + ([f"--process_id={index}"] if processes > 1 else []),
+            command
+            + [f"--workdir={str(workdir).replace('PROCESS', str(index))}"]
+            + ([f"--process_id={index}"] if processes > 1 else []),
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

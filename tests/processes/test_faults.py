@@ -138,6 +138,25 @@ def test_an_unreadable_newest_checkpoint_costs_its_steps_only(straight, tmp_path
     assert_equal_states(parameters(workdir, 8), straight[1])
 
 
+def test_a_shard_that_one_process_cannot_read_sends_both_to_the_checkpoint_before(tmp_path):
+    workdir, layout = tmp_path / "run", {"processes": 2, "devices": 1}
+    run("mgvq", workdir, **layout)
+    shards = (workdir / "checkpoints" / "8" / "state" / "ocdbt.process_1" / "d").iterdir()
+    largest = max(shards, key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    codes, outputs = finish(start("mgvq", workdir, **layout))
+    assert codes == [0, 0], "\n".join(outputs)
+    assert all("going on from step 4" in output for output in outputs)
+    assert (workdir / "checkpoints_unreadable" / "8").is_dir()
+
+
+def test_a_workdir_that_is_not_shared_is_named_before_anything_compiles(tmp_path):
+    started = start("mgvq", tmp_path / "PROCESS" / "run", processes=2, devices=1)
+    codes, outputs = finish(started, timeout=60)
+    assert codes == [2, 2], "\n".join(outputs)
+    assert "not one shared folder: processes [1] do not see" in outputs[1]
+
+
 def wait_for_step(workdir, step, timeout=200):
     """Returns when a run has logged a step."""
     deadline = time.perf_counter() + timeout

@@ -68,3 +68,12 @@ def test_a_run_goes_on_with_other_processes_and_devices(straight, tmp_path, firs
     assert before.keys() == after.keys()
     if kind == "mgvq":  # of the other the schedule follows num_steps
         assert_same_curve(metrics(tmp_path / "run"), values, rtol=2e-4)
+
+
+def test_processes_that_split_tensors_read_the_same_rows(straight, tmp_path):
+    kind, _, values, _ = straight
+    if kind == "mgvq":
+        pytest.skip("no tensor axis in convolutions")
+    mesh = ("--config.mesh.fsdp=1", "--config.mesh.tensor=2")
+    ours = run(kind, tmp_path / "run", *mesh, processes=2, devices=1)
+    assert_same_curve(ours, values, rtol=2e-4)

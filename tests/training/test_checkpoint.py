@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqlab.training import sharding
+from vqlab.training import checkpoint, sharding
 from vqlab.training.checkpoint import Checkpointer, CheckpointError, require_writable
 
 
@@ -109,9 +109,11 @@ def test_an_unwritable_workdir_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="workdir .*/file/run cannot be written: Not a directory"):
         require_writable(tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match="gs://bucket/run is an address; mount the bucket"):
+        require_writable("gs://bucket/run")
 
 
-def damage(path):
+def empty(path):
     """Empties every array file of a checkpoint."""
     files = [
         file for file in (path / "state").rglob("*") if file.is_file() and "ocdbt" in str(file)
@@ -121,7 +123,14 @@ def damage(path):
         file.write_bytes(b"")
 
 
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog):
+def cut_short(path):
+    """Halves the largest file of arrays and leaves the rest as it was."""
+    file = max((path / "state").glob("**/d/*"), key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [empty, cut_short])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, damage):
     checkpointer = Checkpointer(tmp_path, keep=3)
     for step in (1, 2, 3):
         checkpointer.save(step, state(step), {"next": step})
@@ -135,6 +144,19 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog):
     checkpointer.save(3, state(3.5), {"next": 3})
     checkpointer.wait()
     assert float(checkpointer.restore_newest(abstract(state()))[0]["params"]["w"][0, 0]) == 3.5
+    checkpointer.close()
+
+
+def test_what_one_process_cannot_read_no_process_takes(tmp_path, monkeypatch, caplog):
+    checkpointer = Checkpointer(tmp_path)
+    for step in (1, 2):
+        checkpointer.save(step, state(step), {"next": step})
+    checkpointer.wait()
+    answers = iter([False, True])  # of all processes; this one reads both
+    monkeypatch.setattr(checkpoint, "_on_all_processes", lambda own: own and next(answers))
+    _, position = checkpointer.restore_newest(abstract(state()))
+    assert position == {"next": 1} and "another process cannot read it" in caplog.text
+    assert checkpointer.steps() == [1]
     checkpointer.close()
 
 

@@ -1,11 +1,14 @@
 """Meshes and placement rules."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from vqlab.ops.mesh import AXES
 from vqlab.training import sharding
 
 
@@ -71,6 +74,35 @@ def test_a_global_batch_keeps_its_rows_in_order():
     batch = sharding.global_batch({"x": np.arange(16.0)}, mesh)
     assert batch["x"].sharding.spec == P(("data", "fsdp"))
     np.testing.assert_array_equal(batch["x"], np.arange(16.0))
+
+
+def mesh_of(owners, **axes):
+    """A mesh whose i-th device belongs to process owners[i]."""
+    devices = np.array([types.SimpleNamespace(process_index=owner) for owner in owners])
+    shape = {axis: axes.get(axis, 1) for axis in AXES}
+    return types.SimpleNamespace(devices=devices.reshape(*shape.values()), shape=shape)
+
+
+@pytest.mark.parametrize(
+    "owners, axes, parts",
+    [
+        ([0, 0, 1, 1], {"data": 4}, [(0, 2), (1, 2)]),
+        ([0, 0, 1, 1], {"data": 2, "tensor": 2}, [(0, 2), (1, 2)]),
+        ([0, 1, 2, 3], {"data": 2, "tensor": 2}, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([0, 0, 1, 1], {"tensor": 4}, [(0, 1), (0, 1)]),
+        # Neighbours in a slice need not be neighbours in the list of all devices.
+        ([0, 1, 0, 1], {"data": 2, "fsdp": 2}, [(0, 2), (1, 2)]),
+    ],
+)
+def test_processes_that_split_only_tensors_read_the_same_rows(owners, axes, parts, monkeypatch):
+    for process, part in enumerate(parts):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert sharding.own_part(mesh_of(owners, **axes)) == part
+
+
+def test_a_mesh_that_cuts_across_processes_is_refused():
+    with pytest.raises(ValueError, match="does not give processes whole parts of a batch"):
+        sharding.own_part(mesh_of([0, 0, 0, 1, 1, 1], data=3, tensor=2))
 
 
 @pytest.mark.parametrize("kind", ["mgvq", "semanticist"])

@@ -31,8 +31,6 @@ class CheckpointError(RuntimeError):
 
 log = logging.getLogger("vqlab")
 
-# What Orbax and TensorStore raise for files that are missing, cut short or of another structure.
-_UNREADABLE = (ValueError, KeyError, OSError, TypeError)
 _UNWRITABLE = (ValueError, OSError, RuntimeError)
 
 
@@ -43,6 +41,15 @@ def _reason(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
 
 
+def _unreadable(path: pathlib.Path, error: BaseException) -> ValueError:
+    """What to raise for whatever Orbax did; a plain Exception where a file is cut short."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return ValueError(
+        f"checkpoint {path} is truncated or belongs to another model: {_first_line(error)}"
+    )
+
+
 def _first_line(error: BaseException, limit: int = 200) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
 
@@ -50,18 +57,41 @@ def _first_line(error: BaseException, limit: int = 200) -> str:
 def require_writable(workdir: str | pathlib.Path) -> pathlib.Path:
     """The absolute path of a run's folder, made if need be.
 
+    With several processes all of them have to call this.
+
     Raises:
-      ValueError: when it cannot be made or written to.
+      ValueError: when it cannot be made or written to, or is not the same folder for all processes.
     """
+    if "://" in str(workdir):
+        raise ValueError(
+            f"workdir {workdir} is an address; mount the bucket (gcsfuse, s3fs) and give the folder"
+        )
     path = pathlib.Path(workdir).expanduser().absolute()
     probe = path / f".write-test-{jax.process_index()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
-        probe.unlink()
+        try:
+            _require_shared(path)
+        finally:
+            probe.unlink()
     except OSError as error:
         raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
     return path
+
+
+def _require_shared(path: pathlib.Path) -> None:
+    """Raises ValueError unless all processes find the probe of process 0 in their `path`."""
+    if jax.process_count() == 1:
+        return
+    multihost_utils.sync_global_devices("probes of the workdir are written")
+    found = (path / ".write-test-0").exists()
+    lacking = np.flatnonzero(~multihost_utils.process_allgather(np.array(found)))
+    if len(lacking):
+        raise ValueError(
+            f"workdir {path} is not one shared folder: processes {lacking.tolist()} do not see "
+            "what process 0 writes there"
+        )
 
 
 class Checkpointer:
@@ -177,42 +207,49 @@ class Checkpointer:
         Raises:
           ValueError: no checkpoint there, or one that is truncated or of another model.
         """
-        step = self.choose(step)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
-        )
+        path = self.directory / str(self.choose(step))
         try:
-            restored = self._manager.restore(step, args=items)
-        except _UNREADABLE as error:
-            raise ValueError(
-                f"checkpoint {self.directory / str(step)} is truncated or belongs to another "
-                f"model: {_first_line(error)}"
-            ) from error
-        return restored["state"], restored["data"]
+            return _read(path, abstract_state)
+        except Exception as error:
+            raise _unreadable(path, error) from error
 
     def restore_newest(self, abstract_state: Tree) -> tuple[Tree, dict] | None:
         """(state, data state) of the newest checkpoint that can be read; None without any.
 
         Those after it, which cannot, are moved to `SET_ASIDE`: one that does not fit the model is
-        not told from a damaged one until an older one fits.
+        not told from a damaged one until an older one fits. All processes take the same one, the
+        newest that each of them can read.
 
         Raises:
           ValueError: there are checkpoints, and none can be read; the newest one's error.
         """
         faults: dict[int, ValueError] = {}
-        for step in reversed(self.steps()):
+        for step in reversed(self._common_steps()):
+            path, restored, fault = self.directory / str(step), None, None
             try:
-                state, data = self.restore(abstract_state, step)
-            except ValueError as error:
-                faults[step] = error
+                restored = _read(path, abstract_state)
+            except Exception as error:
+                fault = _unreadable(path, error)
+            if not _on_all_processes(restored is not None):
+                faults[step] = fault or ValueError(
+                    f"checkpoint {path}: another process cannot read it"
+                )
                 continue
             for unreadable, error in faults.items():
                 log.warning("%s; going on from step %d", error, step)
                 self._set_aside(unreadable)
-            return state, data
+            return restored
         if faults:
             raise next(iter(faults.values()))
         return None
+
+    def _common_steps(self) -> list[int]:
+        """`steps` as process 0 sees them: a shared folder may show others what was a moment ago."""
+        steps = np.array(self.steps(), np.int32)
+        if jax.process_count() == 1:
+            return steps.tolist()
+        count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+        return multihost_utils.broadcast_one_to_all(np.resize(steps, count)).tolist()
 
     def _set_aside(self, step: int) -> None:
         source = self.directory / str(step)
@@ -250,10 +287,8 @@ class Checkpointer:
                 path,
                 args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
             )
-        except _UNREADABLE as error:
-            raise ValueError(
-                f"checkpoint {path.parent} is truncated or unreadable: {_first_line(error)}"
-            ) from error
+        except Exception as error:
+            raise _unreadable(path.parent, error) from error
 
     def choose(self, step: int | str) -> int:
         """The number of the checkpoint called "latest", "best" or by its number.
@@ -285,3 +320,30 @@ class Checkpointer:
         """
         with contextlib.suppress(*_UNWRITABLE):
             self._manager.close()
+
+
+def _read(path: pathlib.Path, abstract_state: Tree) -> tuple[Tree, dict]:
+    """(state, data state) of the checkpoint at `path`, without a word to other processes.
+
+    Orbax's manager lets them meet when each has read, which one that cannot read never does.
+    """
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+
+    def read(item: str, handler: type, args: Any) -> Any:
+        with ocp.Checkpointer(
+            handler(multiprocessing_options=alone), multiprocessing_options=alone
+        ) as reader:
+            return reader.restore(path / item, args=args)
+
+    state = read("state", ocp.StandardCheckpointHandler, ocp.args.StandardRestore(abstract_state))
+    return state, read("data", ocp.JsonCheckpointHandler, ocp.args.JsonRestore())
+
+
+def _on_all_processes(flag: bool) -> bool:
+    return (
+        flag
+        if jax.process_count() == 1
+        else bool(multihost_utils.process_allgather(np.array(flag)).all())
+    )

@@ -124,9 +124,33 @@ def tree_sharding(tree, mesh: Mesh, rules: Sequence[tuple[str, str]]):
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def own_part(mesh: Mesh) -> tuple[int, int]:
+    """(p, P): the devices of this process hold the p-th of P equal parts of a batch.
+
+    Processes that split `tensor` among them hold the same part, and have to read the same rows.
+
+    Raises:
+      ValueError: two processes share a part of what they hold.
+    """
+    held: dict[int, set[int]] = {}
+    for part, devices in enumerate(mesh.devices.reshape(batch_parts(mesh), -1)):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(part)
+    different = sorted({frozenset(parts) for parts in held.values()}, key=min)
+    if any(len(parts) * len(different) != batch_parts(mesh) for parts in different):
+        raise ValueError(
+            f"a mesh of {dict(mesh.shape)} does not give processes whole parts of a batch; choose "
+            "a tensor axis that divides the devices of a process, or is a multiple of them"
+        )
+    return different.index(held[jax.process_index()]), len(different)
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Each process's rows of the batch, assembled into arrays that span the mesh."""
-    sharding = batch_sharding(mesh)
+    """This process's rows of the batch (see `own_part`) in arrays that span the mesh."""
+    sharding, (_, num_parts) = batch_sharding(mesh), own_part(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+        name: jax.make_array_from_process_local_data(
+            sharding, rows, (len(rows) * num_parts, *rows.shape[1:])
+        )
+        for name, rows in batch.items()
     }

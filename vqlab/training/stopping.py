@@ -70,17 +70,21 @@ class StopSignal:
 
 def _any_process(flag: bool) -> jax.Array:
     """A scalar that is True on all processes if `flag` is on one, once the devices have met."""
-    mesh, places, anywhere = _meeting()
+    mesh, places, anywhere = meeting(tuple(jax.devices()))
     with jax.set_mesh(mesh):  # not the run's, which has all devices
         return anywhere(jax.make_array_from_process_local_data(places, np.array([flag])))
 
 
 @functools.cache
-def _meeting():
-    """(mesh of one device a process, sharding of one flag each, jitted "any" of these)."""
-    first = {device.process_index: device for device in reversed(jax.devices())}
-    devices = np.array([first[index] for index in sorted(first)])
-    mesh = Mesh(devices, "process", axis_types=(AxisType.Auto,))
+def meeting(devices: tuple[jax.Device, ...]):
+    """(mesh of a row a process, sharding of one flag for each row, jitted "any" of these).
+
+    All devices take part: TPU slices run no program on one device of each host.
+    """
+    num_processes = 1 + max(device.process_index for device in devices)
+    rows = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.array(rows).reshape(num_processes, -1)
+    mesh = Mesh(grid, ("process", "local"), axis_types=(AxisType.Auto,) * 2)
     anywhere = jax.jit(
         lambda flags: flags.any(), out_shardings=NamedSharding(mesh, PartitionSpec())
     )
