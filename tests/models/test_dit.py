@@ -1,13 +1,14 @@
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs._semanticist import DECODERS
 from tests.filled import filled
-from vqlab.models.dit import SIZES as PUBLISHED
-from vqlab.models.dit import DiT
+from vqlab.models.dit import DiT, DiTBlock, modulated_norm
 from vqlab.ops.nesting import keep_first
 from vqlab.training import sharding
 
@@ -213,6 +214,23 @@ def test_bfloat16_activations_give_float32_predictions_nearby(variables, denoise
         np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max())
 
 
+def test_branches_of_bfloat16_add_up_in_float32():
+    """Also modulations, whose 1 + scale bfloat16 would round to a multiple of 1/128."""
+    block = DiTBlock(num_heads=4, dtype="bfloat16")
+    x, modulation = jnp.ones((1, 3, 16)), jnp.zeros((1, 96), jnp.bfloat16)
+    y, _ = block.init_with_output(jax.random.key(0), x, modulation)
+    assert y.dtype == jnp.float32
+
+    class Norm(nn.Module):
+        @nn.compact
+        def __call__(self, scale):
+            return modulated_norm(jnp.arange(16.0).reshape(1, 1, 16), 0 * scale, scale)
+
+    scale = jnp.full((1, 1, 16), 2.0**-10, jnp.bfloat16)
+    expected = Norm().apply({}, 0 * scale) * (1 + 2.0**-10)
+    np.testing.assert_allclose(Norm().apply({}, scale), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -238,7 +256,7 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
 
 
 def test_published_widths_split_into_heads():
-    assert {name: width // heads for name, (_, width, heads) in PUBLISHED.items()} == {
+    assert {name: width // heads for name, (_, width, heads) in DECODERS.items()} == {
         "S": 64,
         "B": 64,
         "L": 64,

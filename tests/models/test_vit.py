@@ -154,6 +154,14 @@ def test_bfloat16_activations_give_float32_concepts_nearby(variables, encode):
     np.testing.assert_allclose(rounded, encode(variables, IMAGES), atol=0.1)
 
 
+def test_branches_of_bfloat16_add_up_in_float32(variables):
+    """What the scan over blocks carries, as in the released code under autocast."""
+    program = jax.make_jaxpr(ConceptEncoder(**SIZES, dtype="bfloat16").apply)(variables, IMAGES)
+    [scan] = [step for step in program.eqns if step.primitive.name == "scan"]
+    carried = [x.aval for x in scan.outvars if x.aval.shape == (2, NUM_VISIBLE + 6, 32)]
+    assert [x.dtype for x in carried] == [jnp.float32]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -28,9 +28,6 @@ from vqlab.ops.mesh import split_batch, split_features
 from vqlab.ops.position import sincos_table, time_features
 from vqlab.ops.resize import bicubic
 
-# Published sizes: depth, width, number of heads.
-SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-
 TIME_FEATURES = 256
 
 normal_init = nn.initializers.normal(0.02)
@@ -47,8 +44,9 @@ class DenoiserOutput(NamedTuple):
 class DiTBlock(nn.Module):
     """Attention and MLP, each shifted, scaled and gated (adaLN-Zero, DiT 3.2).
 
-    x [B,N,D] and modulation [B,6D] -> [B,N,D] in `dtype`: shift, scale and gate of attention, then
-    those of the MLP. With gates of zero the block is the identity.
+    x [B,N,D] and modulation [B,6D] -> [B,N,D]: shift, scale and gate of attention, then those of
+    the MLP. Branches are in `dtype`; x, to which they add, stays float32 as in the released code
+    under autocast. With gates of zero the block is the identity.
     """
 
     num_heads: int
@@ -69,6 +67,7 @@ class DiTBlock(nn.Module):
 
 def modulated_norm(x: Array, shift: Array, scale: Array) -> Float[Array, "B N D"]:
     """norm(x) (1 + scale) + shift in float32; shift and scale [B,1,D]."""
+    shift, scale = shift.astype(jnp.float32), scale.astype(jnp.float32)
     return layer_norm(affine=False)(x) * (1 + scale) + shift
 
 
@@ -81,7 +80,7 @@ class DiT(nn.Module):
     Attributes:
       latent_size: side of the latents that the position table is for; others interpolate it.
       in_channels, out_channels: of the latents and of the prediction.
-      patch_size, width, depth, num_heads, mlp_ratio: of the transformer; see `SIZES`.
+      patch_size, width, depth, num_heads, mlp_ratio: of the transformer.
       num_concepts, concept_dim: S and D.
       repa_layer: number of blocks before the features for REPA are taken.
       repa_dim: channels of these features; 0: none, and no parameters for them.
@@ -125,7 +124,8 @@ class DiT(nn.Module):
         grid = {"h": patches.shape[1], "w": patches.shape[2]}
         patches = rearrange(patches, "b h w d -> b (h w) d")
         condition = self._time(t)
-        x = jnp.concatenate([patches, self._concepts(concepts, keep_mask)], axis=1)
+        tokens = [patches, self._concepts(concepts, keep_mask)]
+        x = jnp.concatenate([x.astype(jnp.float32) for x in tokens], axis=1)
         x, hidden = self._blocks(x, condition, patches.shape[1])
         x = self._final(x[:, : patches.shape[1]], condition)
         p = self.patch_size
@@ -169,7 +169,7 @@ class DiT(nn.Module):
         height, width = patches.shape[1:3]
         if (height, width) != (side, side):
             table = bicubic(table, height, width)
-        return patches + jax.lax.stop_gradient(table).astype(self.dtype)
+        return patches + jax.lax.stop_gradient(table)
 
     def _time(self, t: Array) -> Float[Array, "B D"]:
         x = time_features(t.astype(jnp.float32), TIME_FEATURES)

@@ -82,7 +82,7 @@ class ConceptEncoder(nn.Module):
         check_images(images, self.patch_size)
 
     def _tokens(self, images: Array) -> Float[Array, "B N D"]:
-        """Class token, patches and concept tokens, with their positions."""
+        """Class token, patches and concept tokens, with their positions, in float32."""
         side = self.image_size // self.patch_size
         num_patches, total = side * side, 1 + side * side + self.num_concepts
         # The released network reads pixels in [0, 1].
@@ -97,10 +97,10 @@ class ConceptEncoder(nn.Module):
         grid = grid.reshape(side, side, self.width)
         if patches.shape[1:3] != (side, side):
             grid = bicubic(grid, *patches.shape[1:3])
-        patches = rearrange(patches + grid.astype(self.dtype), "b h w d -> b (h w) d")
+        patches = rearrange(patches + grid, "b h w d -> b (h w) d")
 
         def for_each_image(tokens):
-            return repeat(tokens.astype(self.dtype), "n d -> b n d", b=len(images))
+            return repeat(tokens, "n d -> b n d", b=len(images))
 
         return jnp.concatenate(
             [for_each_image(cls + first), patches, for_each_image(concepts + last)], axis=1

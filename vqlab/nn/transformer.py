@@ -140,6 +140,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)) with exact GELU: [B,N,D] -> [B,N,D].
 
+    Branches are in `dtype`; x, to which they add, keeps its own, float32 in the released code under
+    autocast.
+
     `drop_rate`, a scalar, is the probability that a branch is left out for a sample, drawn from the
     stream "drop_path" (stochastic depth); None: both are always there. For `causal_from` see
     `SelfAttention`.
