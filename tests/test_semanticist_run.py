@@ -13,6 +13,7 @@ from tests.filled import filled
 from tests.test_training_run import run_until
 from vqlab import build, comparison, convert, main, models
 from vqlab.export import package
+from vqlab.workdir import save_config
 
 CONFIG = """
 from tests import tiny
@@ -103,7 +104,14 @@ def test_decoding_follows_its_settings(tokenizer):
     concepts = tokenizer.encode(tiny.images(1, 16))
     base = tokenizer.decode(concepts)
     np.testing.assert_array_equal(tokenizer.decode(concepts, guidance_scale=1.5, seed=0), base)
-    for settings in ({"guidance_scale": 3.0}, {"num_steps": 3}, {"seed": 1}, {"sampler": "ddim"}):
+    only_first = {"guidance_schedule": "interval", "guidance_interval": (0.9, 1.0)}
+    for settings in (
+        only_first,
+        {"guidance_scale": 3.0},
+        {"num_steps": 3},
+        {"seed": 1},
+        {"sampler": "ddim"},
+    ):
         assert not np.array_equal(tokenizer.decode(concepts, **settings), base), settings
 
 
@@ -121,6 +129,10 @@ def test_images_of_another_size_are_encoded(tokenizer):
         (lambda t, c: t.decode(c, num_steps=1001), "num_steps=1001 is out of range"),
         (lambda t, c: t.decode(c, sampler="heun"), "unknown sampler 'heun'; choose from"),
         (lambda t, c: t.decode(c, guidance_schedule="up"), "unknown guidance schedule 'up'"),
+        (
+            lambda t, c: t.decode(c, guidance_interval=(0.8, 0.2)),
+            r"guidance_interval=\(0.8, 0.2\) must be two ascending",
+        ),
         (lambda t, c: t.decode(c[:, :3]), r"concepts \(1, 3, 4\) must be \[B, 4, 4\]"),
         (lambda t, c: t.decode(c * np.nan), "concepts hold NaN"),
         (lambda t, c: t.encode(np.zeros((1, 12, 16, 3))), "images of 12x16: .* multiples of 8"),
@@ -170,8 +182,14 @@ def test_a_model_on_latents_carries_its_autoencoder(tmp_path):
     training, state = run_until(config, tmp_path / "run", 1)
     with jax.set_mesh(training.mesh):
         main.finish(config, tmp_path / "run", training, state)
+    config.objective.lpips_weights = "/nowhere"  # gone since; only training needed it
+    save_config(config, tmp_path / "run")
+    loaded = vqlab.load(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables["latent_space"]["params"], params)
     (tmp_path / "kl" / package.WEIGHTS_FILE).unlink()
-    loaded = vqlab.load(tmp_path / "run" / "export")
+    convert.main(["export", str(tmp_path / "run" / "export"), str(tmp_path / "copy")])
+    loaded = vqlab.load(tmp_path / "copy")
+    assert loaded.sampling["num_steps"] == config.sampling.num_steps
     jax.tree.map(np.testing.assert_array_equal, loaded.variables["latent_space"]["params"], params)
     assert loaded.decode(loaded.encode(tiny.images(1, 16))).shape == (1, 16, 16, 3)
 
@@ -227,4 +245,6 @@ def test_curves_of_several_runs_are_one_table():
     assert [line.split() for line in lines[2:]] == [["nested", "15", "20"], ["mgvq", "21.5"]]
     assert comparison.format_curves({"nothing": {}}) == ""
     with pytest.raises(ValueError, match="evaluate that run first"):
-        comparison.read_comparison(["/nowhere"])
+        comparison.read_comparison("/run", ["/nowhere"])
+    with pytest.raises(ValueError, match=r"told apart by their folder's name; twice: \['run'\]"):
+        comparison.read_comparison("/a/run", ["/b/run/"])

@@ -16,7 +16,7 @@ from vqlab.diffusion.guidance import Guidance
 from vqlab.export import package
 from vqlab.models.concept_decoding import decode_concepts
 from vqlab.models.tokenizer import check_images
-from vqlab.ops.nesting import check_num_kept
+from vqlab.ops.counts import check_kept
 
 
 class LoadedTokenizer:
@@ -104,8 +104,14 @@ class LoadedAutoencoder:
         return np.asarray(self._encode(self._weights, _as_floats(images)).latents)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Images [B, H, W, 3] float32, clipped to [-1, 1], of latents [B, h, w, C]."""
-        images = self._decode(self._weights, jnp.asarray(latents, jnp.float32))
+        """Images [B, H, W, 3] float32, clipped to [-1, 1], of latents [B, h, w, C].
+
+        Raises:
+          ValueError: for another shape, or numbers that are not finite.
+        """
+        latents = np.asarray(latents, np.float32)
+        _check_finite("latents", latents)
+        images = self._decode(self._weights, jnp.asarray(latents))
         return np.clip(np.asarray(images), -1.0, 1.0)
 
 
@@ -113,6 +119,7 @@ class LoadedAutoencoder:
 SAMPLING = {
     "guidance_scale": 1.0,
     "guidance_schedule": "constant",
+    "guidance_interval": (0.0, 1.0),
     "num_steps": 25,
     "sampler": "",
 }
@@ -172,6 +179,7 @@ class LoadedSemanticist:
         *,
         guidance_scale: float | None = None,
         guidance_schedule: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         num_steps: int | None = None,
         sampler: str | None = None,
         seed: int = 0,
@@ -183,7 +191,8 @@ class LoadedSemanticist:
           num_concepts: use only the first so many, 0..S; None for all. The others change nothing.
           guidance_scale: 1 for none, 0 for images of no concept; None, as for the arguments below,
             for the default in `sampling`.
-          guidance_schedule: of the scale over sampling; see `vqlab.diffusion.guidance`.
+          guidance_schedule, guidance_interval: of the scale over sampling; see
+            `vqlab.diffusion.guidance.Guidance`.
           num_steps: of the sampler.
           sampler: of the model's process; "" for its own.
           seed: of the noise.
@@ -199,16 +208,19 @@ class LoadedSemanticist:
             for name, value in {
                 "guidance_scale": guidance_scale,
                 "guidance_schedule": guidance_schedule,
+                "guidance_interval": guidance_interval,
                 "num_steps": num_steps,
                 "sampler": sampler,
             }.items()
             if value is not None
         }
-        guidance = Guidance(chosen["guidance_scale"], chosen["guidance_schedule"])
+        guidance = Guidance(
+            chosen["guidance_scale"], chosen["guidance_schedule"], chosen["guidance_interval"]
+        )
         images = self._decode(
             *self._weights,
             jnp.asarray(concepts),
-            check_num_kept(num_concepts, self.num_concepts),
+            check_kept("num_concepts", num_concepts, self.num_concepts),
             jax.random.key(seed),
             None if guidance.is_off else guidance,
             num_steps=chosen["num_steps"],
@@ -236,11 +248,26 @@ class LoadedSemanticist:
             raise ValueError(
                 f"concepts {concepts.shape} must be [B, {self.num_concepts}, {self.concept_dim}]"
             )
-        if not np.isfinite(concepts).all():
-            raise ValueError("concepts hold NaN or infinite numbers")
+        _check_finite("concepts", concepts)
 
 
 Loaded = LoadedTokenizer | LoadedAutoencoder | LoadedSemanticist
+
+
+def read(path: str | pathlib.Path, step: int | str = "latest") -> tuple[dict, dict, dict, dict]:
+    """(model node, params, variables, sampling) of an exported folder or a run's workdir.
+
+    `variables` hold the frozen autoencoder of a latent space too, `sampling` how the model decodes
+    by default. Arguments and errors as those of `load`.
+    """
+    if package.is_package(path):
+        return *package.load_package(path), package.load_sampling(path)
+    # Only a workdir needs what training needs.
+    from vqlab import workdir
+
+    node, params, variables = workdir.load_tokenizer(path, step)
+    variables |= workdir.load_latent_space(path)
+    return node, params, variables, workdir.load_sampling(path)
 
 
 def load(path: str | pathlib.Path, step: int | str = "latest") -> Loaded:
@@ -256,20 +283,16 @@ def load(path: str | pathlib.Path, step: int | str = "latest") -> Loaded:
     Raises:
       ValueError: no tokenizer there, or one that is cut short.
     """
-    if package.is_package(path):
-        node, params, variables = package.load_package(path)
-        sampling = package.load_sampling(path)
-    else:
-        # Only a workdir needs what training needs.
-        from vqlab import workdir
-
-        node, params, variables = workdir.load_tokenizer(path, step)
-        variables |= workdir.load_latent_space(path)
-        sampling = workdir.load_sampling(path)
+    node, params, variables, sampling = read(path, step)
     if node["name"] == "semanticist":
         return LoadedSemanticist(node, params, variables, sampling)
     is_discrete = "codebook_size" in node["quantizer"]
     return (LoadedTokenizer if is_discrete else LoadedAutoencoder)(node, params, variables)
+
+
+def _check_finite(name: str, numbers: np.ndarray) -> None:
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} hold NaN or infinite numbers")
 
 
 def _as_floats(images: np.ndarray) -> jax.Array:

@@ -52,7 +52,7 @@ def test_every_sample_can_have_its_own_scale():
         ("interval", [1, 5, 5, 1]),
     ],
 )
-def test_schedules_over_the_noise_level(schedule, expected):
+def test_schedules_over_the_way_to_data(schedule, expected):
     levels = jnp.array([1.0, 0.75, 0.25, 0.0])
     guidance = Guidance(5.0, schedule, (0.2, 0.8))
     np.testing.assert_allclose(guidance.scale_at(levels), expected, rtol=1e-6)
@@ -105,8 +105,8 @@ def test_a_sampler_with_guidance(process):
         ((math.nan,), "guidance_scale=nan must be finite"),
         ((math.inf,), "guidance_scale=inf must be finite"),
         ((2.0, "quadratic"), "unknown guidance schedule 'quadratic'; choose from"),
-        ((2.0, "interval", (0.8, 0.2)), r"interval=\(0.8, 0.2\) must be two ascending"),
-        ((2.0, "interval", (0.2, 1.2)), r"interval=\(0.2, 1.2\) must be two ascending"),
+        ((2.0, "interval", (0.8, 0.2)), r"guidance_interval=\(0.8, 0.2\) must be two ascending"),
+        ((2.0, "interval", (0.2, 1.2)), r"guidance_interval=\(0.2, 1.2\) must be two ascending"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(arguments, message):

@@ -53,13 +53,18 @@ def test_what_the_sampler_cannot_take_is_an_error_at_once():
         ladder_of(model, num_steps=1001)
     with pytest.raises(ValueError, match="schedule"):
         ladder_of(model, guidance_schedule="nonsense")
+    with pytest.raises(ValueError, match=r"guidance_interval=\(0.9, 0.1\)"):
+        ladder_of(model, guidance_interval=(0.9, 0.1))
     with pytest.raises(ValueError, match="guidance_scale=-1"):
         ladder_of(model, guidance_scale=-1.0)
 
 
 def test_setting_says_how_pictures_are_sampled():
     model = stubs.semanticist()
-    assert ladder_of(model, num_steps=2).setting == "2 steps, no guidance"
+    assert ladder_of(model, num_steps=2).setting == "2 steps of ancestral, no guidance"
+    settings = {"guidance_schedule": "interval", "guidance_interval": (0.2, 0.8)}
+    ladder = ladder_of(model, num_steps=2, guidance_scale=3.0, **settings)
+    assert ladder.setting == "2 steps of ancestral, guidance 3 (interval 0.2 to 0.8)"
     ladder = ladder_of(model, num_steps=2, guidance_scale=3.0, sampler="ddim")
     assert ladder.setting == "2 steps of ddim, guidance 3 (constant)"
 
@@ -80,7 +85,7 @@ def test_units_beyond_the_first_k_change_nothing(kind, request):
 def test_concepts_are_decoded_as_by_decode_concepts(concepts):
     ladder, (variables, frozen), _, code = concepts
     expected = decode_concepts(
-        ladder.model, variables, frozen, code, key=KEY, num_kept=2, guidance=ladder._guidance,
+        ladder.model, variables, frozen, code, key=KEY, num_kept=2, guidance=ladder._guidance(),
         num_steps=2,
     )  # fmt: skip
     pictures = jax.jit(ladder.decode)((variables, frozen), code, 2, KEY)

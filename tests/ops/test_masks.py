@@ -47,14 +47,6 @@ def test_probabilities_that_are_not_nested_are_refused(probs, message):
         masks.check_mask_probs(probs, 4)
 
 
-def test_number_of_groups_to_use():
-    assert masks.check_num_groups(None, 4) == 4
-    assert masks.check_num_groups(0, 4) == 0
-    for wrong in (-1, 5):
-        with pytest.raises(ValueError, match=f"num_groups={wrong} is out of range: choose 0..4"):
-            masks.check_num_groups(wrong, 4)
-
-
 def test_a_range_spreads_over_any_number_of_groups():
     assert masks.spread_mask_probs((0.2, 0.4), 4) == pytest.approx((0.0, 0.2, 0.3, 0.4))
     eight = masks.spread_mask_probs((0.2, 0.4), 8)

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from vqlab.ops import nesting
 
@@ -52,11 +51,3 @@ def test_the_switch_may_be_traced():
     )
     np.testing.assert_array_equal(traced(True), draw())
     np.testing.assert_array_equal(traced(False), draw(is_nested=False))
-
-
-def test_numbers_out_of_range_are_named():
-    assert nesting.check_num_kept(None, 4) == 4
-    assert nesting.check_num_kept(0, 4) == 0
-    for wrong in (-1, 5):
-        with pytest.raises(ValueError, match=f"num_concepts={wrong} is out of range: choose 0..4"):
-            nesting.check_num_kept(wrong, 4)

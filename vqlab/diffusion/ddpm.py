@@ -92,9 +92,9 @@ class DDPM:
         """`t` itself, 0..T-1."""
         return t.astype(jnp.float32)
 
-    def noise_level(self, t: Int[Array, " B"]) -> Float[Array, " B"]:
-        """sqrt(1 - alphas_cumprod[t])."""
-        return _take(np.sqrt(1 - self.tables().alphas_cumprod), t)
+    def noisiness(self, t: Int[Array, " B"]) -> Float[Array, " B"]:
+        """t / (T - 1)."""
+        return t.astype(jnp.float32) / (self.num_train_steps - 1)
 
     def draw_times(self, key: jax.Array, batch: int) -> Int[Array, " B"]:
         """Uniform on 0..T-1."""

@@ -19,6 +19,7 @@ from vqlab.diffusion.process import (
     per_sample,
 )
 from vqlab.diffusion.sampling import scan_steps
+from vqlab.ops.counts import check_count
 
 SAMPLERS = ("euler", "heun", "euler_maruyama")
 # The random sampler goes this far and then takes the mean of one step to t = 1.
@@ -52,7 +53,7 @@ class Flow:
         """t * time_scale."""
         return t * self.time_scale
 
-    def noise_level(self, t: Float[Array, " B"]) -> Float[Array, " B"]:
+    def noisiness(self, t: Float[Array, " B"]) -> Float[Array, " B"]:
         """1 - t."""
         return 1 - t
 
@@ -95,9 +96,7 @@ class Flow:
         """See `Process.sample`. The last step of "euler_maruyama" adds no noise."""
         sampler = choose("sampler", sampler or self.sampler, SAMPLERS)
         is_random = sampler == "euler_maruyama"
-        smallest = 2 if is_random else 1
-        if num_steps < smallest:
-            raise ValueError(f"num_steps={num_steps}: {sampler} takes at least {smallest}")
+        check_count("num_steps", num_steps, 2 if is_random else 1)
 
         def velocity(x_t, t):
             output = denoise(x_t, jnp.full(len(x_t), t))

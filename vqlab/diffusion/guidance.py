@@ -1,10 +1,10 @@
-"""Classifier-free guidance: away from the unconditional prediction, more or less by noise level."""
+"""Classifier-free guidance: away from the unconditional prediction, more or less over time."""
 
 import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,22 +31,26 @@ class Guidance:
     Attributes:
       scale: 1 is the conditional prediction, 0 the unconditional one, more goes beyond the former.
         A number or a JAX scalar.
-      schedule: "constant"; "linear" or "cosine", from 1 at pure noise to `scale` without noise
+      schedule: "constant"; "linear" or "cosine", growing over sampling from 1 to `scale`
         (Wang et al. 2024, Analysis of Classifier-Free Guidance Weight Schedulers); "interval",
-        `scale` where the noise level lies in `interval`, 1 elsewhere (Kynkäänniemi et al. 2024).
-      interval: lowest and highest noise level, within 0..1.
+        `scale` inside `interval` and 1 outside (Kynkäänniemi et al. 2024).
+      interval: two times, the share of the way from data, 0, to pure noise, 1. Sampling enters it
+        at the larger one.
     """
 
     scale: Any = 1.0
     schedule: str = "constant"
-    interval: tuple = (0.0, 1.0)
+    interval: Sequence[float] = (0.0, 1.0)
 
     def __post_init__(self):
         choose("guidance schedule", self.schedule, SCHEDULES)
         if self._is_number and not 0 <= self.scale < math.inf:
             raise ValueError(f"guidance_scale={self.scale} must be finite and at least 0")
+        object.__setattr__(self, "interval", tuple(self.interval))  # JSON has lists
         if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise ValueError(f"interval={self.interval} must be two ascending noise levels in 0..1")
+            raise ValueError(
+                f"guidance_interval={self.interval} must be two ascending times in 0..1"
+            )
 
     @property
     def _is_number(self) -> bool:
@@ -57,15 +61,15 @@ class Guidance:
         """Whether `scale` is the number 1, so that the conditional prediction is all it takes."""
         return self._is_number and self.scale == 1
 
-    def scale_at(self, noise_level: Float[Array, " B"]) -> Float[Array, " B"]:
-        """[B]: the scale at each noise level in [0, 1]."""
+    def scale_at(self, noisiness: Float[Array, " B"]) -> Float[Array, " B"]:
+        """[B]: the scale at each `Process.noisiness`."""
         scale = jnp.asarray(self.scale, jnp.float32)
         if self.schedule == "constant":
-            return jnp.broadcast_to(scale, noise_level.shape)
+            return jnp.broadcast_to(scale, noisiness.shape)
         if self.schedule == "interval":
             low, high = self.interval
-            return jnp.where((noise_level >= low) & (noise_level <= high), scale, 1.0)
-        share = 1 - noise_level
+            return jnp.where((noisiness >= low) & (noisiness <= high), scale, 1.0)
+        share = 1 - noisiness
         if self.schedule == "cosine":
             share = (1 - jnp.cos(math.pi * share)) / 2
         return 1 + (scale - 1) * share
@@ -100,7 +104,7 @@ def guided_denoiser(
     def denoise(x_t, t):
         output = predict(jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]))
         conditional, unconditional = jnp.split(output, 2)
-        scale = guidance.scale_at(process.noise_level(t))
+        scale = guidance.scale_at(process.noisiness(t))
         return guide(conditional, unconditional, scale, channels)
 
     return denoise

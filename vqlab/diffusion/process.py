@@ -24,8 +24,8 @@ class Process(Protocol):
     def network_time(self, t: Num[Array, " B"]) -> Float[Array, " B"]:
         """What the network's time embedding receives for times `t`."""
 
-    def noise_level(self, t: Num[Array, " B"]) -> Float[Array, " B"]:
-        """The factor of the noise in x_t, in [0, 1]; 1 is pure noise."""
+    def noisiness(self, t: Num[Array, " B"]) -> Float[Array, " B"]:
+        """Where `t` lies on the way from data, 0, to pure noise, 1, evenly in time."""
 
     def draw_times(self, key: jax.Array, batch: int) -> Num[Array, " B"]:
         """Random times for training."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vqlab.ops.counts import check_count
+
 SCHEDULES = ("linear", "cosine")
 SPACINGS = ("even", "stride")
 
@@ -49,8 +51,7 @@ def respaced_times(num_train_steps: int, num_steps: int, spacing: str = "even") 
     "even" spreads them over 0..T-1 with both ends; "stride" takes every T / num_steps-th from 0,
     the released code's "ddim25". ValueError for a number of steps that is not possible.
     """
-    if not 2 <= num_steps <= num_train_steps:
-        raise ValueError(f"num_steps={num_steps} is out of range: choose 2..{num_train_steps}")
+    check_count("num_steps", num_steps, 2, num_train_steps)
     if spacing == "stride":
         for stride in range(1, num_train_steps):
             times = range(0, num_train_steps, stride)

@@ -177,7 +177,7 @@ class ConceptLadder:
     Attributes:
       model: unbound.
       num_steps, sampler: of the process; "" for its own sampler.
-      guidance_scale, guidance_schedule: of classifier-free guidance.
+      guidance_scale, guidance_schedule, guidance_interval: of classifier-free guidance.
 
     The latent space's parameters are `frozen["latent_space"]`.
     """
@@ -186,12 +186,13 @@ class ConceptLadder:
     num_steps: int = 25
     guidance_scale: float = 1.0
     guidance_schedule: str = "constant"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     sampler: str = ""
 
     noun = "concepts"
 
     def __post_init__(self):
-        Guidance(self.guidance_scale, self.guidance_schedule)
+        self._guidance()
         output = jnp.zeros((1, self.model.process.output_channels(1)))
         sample = functools.partial(
             self.model.process.sample,
@@ -221,17 +222,18 @@ class ConceptLadder:
 
     @property
     def setting(self) -> str:
-        """Steps and guidance."""
-        steps = f"{self.num_steps} steps"
-        if self.sampler:
-            steps += f" of {self.sampler}"
-        if self._guidance.is_off:
-            return f"{steps}, no guidance"
-        return f"{steps}, guidance {self.guidance_scale:g} ({self.guidance_schedule})"
+        """Sampler, steps and guidance."""
+        text = f"{self.num_steps} steps of {self.sampler or self.model.process.sampler}"
+        guidance = self._guidance()
+        if guidance.is_off:
+            return f"{text}, no guidance"
+        text += f", guidance {guidance.scale:g} ({guidance.schedule}"
+        if guidance.schedule == "interval":
+            text += " {:g} to {:g}".format(*guidance.interval)
+        return f"{text})"
 
-    @property
     def _guidance(self) -> Guidance:
-        return Guidance(self.guidance_scale, self.guidance_schedule)
+        return Guidance(self.guidance_scale, self.guidance_schedule, self.guidance_interval)
 
     def encode(self, weights, images):
         """[B, S, D]; see `Ladder`."""
@@ -247,7 +249,7 @@ class ConceptLadder:
             code,
             key=key,
             num_kept=num_kept,
-            guidance=self._guidance,
+            guidance=self._guidance(),
             num_steps=self.num_steps,
             sampler=self.sampler,
         )

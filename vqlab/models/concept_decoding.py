@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vqlab.diffusion.guidance import Guidance, guided_denoiser
 from vqlab.models.semanticist import Semanticist
 from vqlab.ops import nesting
+from vqlab.ops.counts import check_kept
 
 NO_GUIDANCE = Guidance()
 
@@ -115,6 +116,6 @@ def concept_losses(
 
 def _keep(num_kept: int | jax.Array | None, concepts: jax.Array) -> jax.Array:
     batch, total = concepts.shape[:2]
-    if num_kept is None or isinstance(num_kept, int):
-        num_kept = nesting.check_num_kept(num_kept, total)
+    if not isinstance(num_kept, jax.Array):
+        num_kept = check_kept("num_concepts", num_kept, total)
     return nesting.keep_first(jnp.broadcast_to(jnp.asarray(num_kept), (batch,)), total)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
+from vqlab.ops.counts import check_kept
 
 RECENT = 65_536  # indices per group that the usage meter looks back on, as in the released code
 
@@ -128,13 +129,13 @@ class GroupedQuantizer(nn.Module):
             raise ValueError(
                 f"indices {indices.shape} must end in {self.num_groups}, one index for each group"
             )
-        used = masks.check_num_groups(num_groups, self.num_groups)
+        used = check_kept("num_groups", num_groups, self.num_groups)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
         codewords = jnp.where(jnp.arange(self.num_groups)[:, None] < used, codewords, 0.0)
         return codewords.reshape(*indices.shape[:-1], self.latent_channels)
 
     def _keep(self, batch: int, train: bool, num_groups: int | None) -> Bool[Array, "B G"]:
-        used = masks.check_num_groups(num_groups, self.num_groups)
+        used = check_kept("num_groups", num_groups, self.num_groups)
         keep = jnp.broadcast_to(jnp.arange(self.num_groups) < used, (batch, self.num_groups))
         if train and self.nested_probs:
             key = self.make_rng("mask")

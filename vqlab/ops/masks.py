@@ -41,15 +41,6 @@ def spread_mask_probs(mask_range: Sequence[float], num_groups: int) -> tuple[flo
     return (0.0, *(first + (last - first) * i / steps for i in range(num_groups - 1)))
 
 
-def check_num_groups(num_kept: int | None, num_groups: int) -> int:
-    """The number of groups to use: all G for None, otherwise `num_kept`, which must lie in 0..G."""
-    if num_kept is None:
-        return num_groups
-    if not 0 <= num_kept <= num_groups:
-        raise ValueError(f"num_groups={num_kept} is out of range: choose 0..{num_groups}")
-    return int(num_kept)
-
-
 def nested_keep(r: Float[Array, " B"], mask_probs: Sequence[float]) -> Bool[Array, "B G"]:
     """True where group i of a sample is kept: r >= p_i, for r in [0, 1)."""
     return r[:, None] >= jnp.asarray(mask_probs, jnp.float32)

@@ -38,12 +38,3 @@ def draw_num_kept(
         is_nested, null_share, condition_dropout
     )
     return jnp.where(dropped, 0, kept)
-
-
-def check_num_kept(num_kept: int | None, num_concepts: int) -> int:
-    """The number of concepts to use: all S for None, otherwise `num_kept`, which lies in 0..S."""
-    if num_kept is None:
-        return num_concepts
-    if isinstance(num_kept, bool) or int(num_kept) != num_kept or not 0 <= num_kept <= num_concepts:
-        raise ValueError(f"num_concepts={num_kept} is out of range: choose 0..{num_concepts}")
-    return int(num_kept)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqlab.nn.layers import FLOAT32
+
 # Width of each 3x3 convolution; a 2x2 max pooling stands between stages.
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 MIN_SIDE = 2 ** (len(VGG16_STAGES) - 1)
@@ -28,19 +30,20 @@ def lpips_distance(
     a: Float[Array, "_B _H _W 3"],
     b: Float[Array, "_B _H _W 3"],
     *,
-    dtype: jnp.dtype | str = "float32",
+    precision: jax.lax.Precision | None = FLOAT32,
 ) -> Float[Array, " B"]:
     """Perceptual distance of each pair of images in [-1, 1]; 0 for equal images, float32.
 
-    VGG-16 runs in `dtype`; normalisation, differences and heads are float32.
+    `precision` is that of VGG-16's products: with None a TPU takes them in bfloat16 and a GPU in
+    TF32. Everything else is float32.
 
     Raises:
       ValueError: the shapes differ, or a side is below 16 px, where VGG's last stage is empty.
     """
     if a.shape != b.shape:
         raise ValueError(f"LPIPS needs images of one shape, got {a.shape} and {b.shape}")
-    features_a = vgg16_features(params["vgg"], _standardise(a), dtype=dtype)
-    features_b = vgg16_features(params["vgg"], _standardise(b), dtype=dtype)
+    features_a = vgg16_features(params["vgg"], _standardise(a), precision)
+    features_b = vgg16_features(params["vgg"], _standardise(b), precision)
     distance = jnp.zeros(a.shape[0], jnp.float32)
     for stage, (x, y) in enumerate(zip(features_a, features_b, strict=True), start=1):
         difference = jnp.square(_unit_length(x) - _unit_length(y))
@@ -51,7 +54,9 @@ def lpips_distance(
 
 
 def vgg16_features(
-    params: dict, images: Float[Array, "_B _H _W 3"], *, dtype: jnp.dtype | str = "float32"
+    params: dict,
+    images: Float[Array, "_B _H _W 3"],
+    precision: jax.lax.Precision | None = FLOAT32,
 ) -> tuple[Array, ...]:
     """Activations relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, each [B, H_s, W_s, width].
 
@@ -62,13 +67,13 @@ def vgg16_features(
         raise ValueError(
             f"images of {height}x{width} are too small for VGG-16: the smallest side is {MIN_SIDE}"
         )
-    x = images.astype(dtype)
+    x = images.astype(jnp.float32)
     features = []
     for stage, widths in enumerate(VGG16_STAGES, start=1):
         if stage > 1:
             x = _max_pool(x)
         for i in range(1, len(widths) + 1):
-            x = jax.nn.relu(_conv3x3(params[f"conv{stage}_{i}"], x))
+            x = jax.nn.relu(_conv3x3(params[f"conv{stage}_{i}"], x, precision))
         features.append(x)
     return tuple(features)
 
@@ -89,15 +94,16 @@ def _standardise(images: Array) -> Array:
     return (images - jnp.asarray(SHIFT, jnp.float32)) / jnp.asarray(SCALE, jnp.float32)
 
 
-def _conv3x3(params: dict, x: Array) -> Array:
+def _conv3x3(params: dict, x: Array, precision: jax.lax.Precision | None) -> Array:
     y = jax.lax.conv_general_dilated(
         x,
-        params["kernel"].astype(x.dtype),
+        params["kernel"],
         window_strides=(1, 1),
         padding=((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
-    return y + params["bias"].astype(x.dtype)
+    return y + params["bias"]
 
 
 def _max_pool(x: Array) -> Array:
