@@ -7,15 +7,30 @@ def parse_argument(argument: str, **defaults):
     """Reads `file.py:groups=8,debug` into a dict; a bare word is a flag.
 
     Raises:
-      ValueError: for a word that the config does not know.
+      ValueError: for a word that the config does not know, or a value of another type.
     """
     values = dict(defaults)
     for word in filter(None, argument.split(",")):
-        name, _, text = word.partition("=")
+        name, equals, text = word.partition("=")
         if name not in values:
             raise ValueError(f"unknown config argument {name!r}; known: {', '.join(values)}")
-        values[name] = type(defaults[name])(text) if text else True
+        values[name] = _parse_value(name, defaults[name], text if equals else None)
     return values
+
+
+def _parse_value(name: str, default: bool | int | str, text: str | None):
+    """`text` as the default's type; None: nothing was given after the name."""
+    if isinstance(default, bool):
+        if text is not None:
+            raise ValueError(
+                f"config argument {name!r} is a word of its own, without {'=' + text!r}"
+            )
+        return True
+    try:
+        return type(default)(text or "")
+    except ValueError:
+        kind = "a whole number" if isinstance(default, int) else type(default).__name__
+        raise ValueError(f"config argument {name!r} takes {kind}: {name}={default}") from None
 
 
 def training() -> ml_collections.ConfigDict:
@@ -95,13 +110,37 @@ def imagenet() -> ml_collections.ConfigDict:
     return node
 
 
-def reconstruction_eval(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
-    """Reconstruction quality on the validation split, by number of groups."""
+def evaluation(name: str, image_size: int, batch_size: int) -> ml_collections.ConfigDict:
+    """What every evaluator has; it reads the validation split."""
     node = ml_collections.ConfigDict()
-    node.name = "reconstruction"
+    node.name = name
     node.image_size = image_size
     node.tile_size = 0  # pixels of tiles that images are cut into; 0: one centre crop of each
     node.batch_size = batch_size
     node.limit = 0  # images; 0 for all
+    return node
+
+
+def reconstruction_eval(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
+    """Reconstruction quality, by number of groups or concepts."""
+    node = evaluation("reconstruction", image_size, batch_size)
     node.num_images_kept = 8  # pictures in the report
     return node
+
+
+def analyses(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
+    """The analyses of the Semanticist paper, over the number of groups or concepts."""
+    nodes = ml_collections.ConfigDict()
+    nodes.explained_variance = evaluation("explained_variance", image_size, batch_size)
+    nodes.explained_variance.repeats = 4  # times and noises for each image
+    nodes.explained_variance.limit = 2048
+    nodes.spectrum = evaluation("spectrum", image_size, batch_size)
+    nodes.spectrum.limit = 256
+    nodes.probe = evaluation("probe", image_size, batch_size)
+    nodes.probe.fit_split = "train"  # or "validation": fit on its even images, score on the odd
+    nodes.probe.limit = 10_000
+    nodes.pca = evaluation("pca", image_size, batch_size)
+    nodes.pca.fit_split = "train"
+    nodes.pca.max_components = 256
+    nodes.pca.limit = 2048
+    return nodes

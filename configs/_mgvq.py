@@ -81,8 +81,10 @@ def model(
 
 
 def training(variant: str, argument: str) -> ml_collections.ConfigDict:
-    """The whole config of a variant; `argument` holds groups, finetune and debug."""
-    options = _common.parse_argument(argument, groups=4, finetune=False, debug=False)
+    """The whole config of a variant; `argument` holds groups, finetune, analyses and debug."""
+    options = _common.parse_argument(
+        argument, groups=4, finetune=False, analyses=False, debug=False
+    )
     config = _common.training()
     config.num_steps = 540_000
     config.batch_size = 128
@@ -106,6 +108,9 @@ def training(variant: str, argument: str) -> ml_collections.ConfigDict:
     config.augment.recolour = 0.0
     config.evals = ml_collections.ConfigDict()
     config.evals.reconstruction = _common.reconstruction_eval(image_size=256, batch_size=64)
+    if options["analyses"]:
+        config.evals.update(_common.analyses(image_size=256, batch_size=64))
+        config.evals.explained_variance.repeats = 1  # there is no noise
     if options["debug"]:
         _shrink(config)
     return config.lock()
@@ -149,4 +154,6 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
     config.intervals.log, config.intervals.evaluate, config.intervals.checkpoint = 2, 3, 3
     config.data.name = "photos"
     config.loader.num_workers = 0
-    config.evals.reconstruction.update(image_size=64, batch_size=8, limit=8, num_images_kept=4)
+    for node in config.evals.values():
+        node.update(image_size=64, batch_size=8, limit=8)
+    config.evals.reconstruction.num_images_kept = 4

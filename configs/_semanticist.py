@@ -108,7 +108,7 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     """The whole config of a variant; `argument` holds concepts, repa, flow and debug."""
     options = _common.parse_argument(argument, concepts=256, repa=False, flow=False, debug=False)
     concepts = options["concepts"]
-    if 4096 % concepts:
+    if concepts < 1 or 4096 % concepts:
         raise ValueError(f"concepts={concepts} does not divide 4096, the numbers of an image")
     config = _common.training()
     config.num_steps = 250_000
@@ -160,41 +160,19 @@ def sampling() -> ml_collections.ConfigDict:
     node = ml_collections.ConfigDict()
     node.num_steps = 25  # the paper's tables: 250
     node.guidance_scale = 3.0
-    node.guidance_schedule = "constant"
+    node.guidance_schedule = "constant"  # or linear, cosine, interval
+    node.guidance_interval = (0.0, 1.0)  # of the last: from data, 0, to pure noise, 1
     node.sampler = ""  # "" for the process's own
     return node
 
 
 def evaluations(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
-    """The analyses of the paper, on the validation split."""
+    """Reconstruction quality and the analyses of the paper."""
     nodes = ml_collections.ConfigDict()
-    nodes.reconstruction = evaluation("reconstruction", image_size, batch_size)
+    nodes.reconstruction = _common.reconstruction_eval(image_size, batch_size)
     nodes.reconstruction.limit = 512  # every number of concepts is sampled
-    nodes.reconstruction.num_images_kept = 8
-    nodes.explained_variance = evaluation("explained_variance", image_size, batch_size)
-    nodes.explained_variance.repeats = 4  # times and noises for each image
-    nodes.explained_variance.limit = 2048
-    nodes.spectrum = evaluation("spectrum", image_size, batch_size)
-    nodes.spectrum.limit = 256
-    nodes.probe = evaluation("probe", image_size, batch_size)
-    nodes.probe.fit_split = "train"  # or "validation": fit on its even images, score on the odd
-    nodes.probe.limit = 10_000
-    nodes.pca = evaluation("pca", image_size, batch_size)
-    nodes.pca.fit_split = "train"
-    nodes.pca.max_components = 256
-    nodes.pca.limit = 2048
+    nodes.update(_common.analyses(image_size, batch_size))
     return nodes
-
-
-def evaluation(name: str, image_size: int, batch_size: int) -> ml_collections.ConfigDict:
-    """What every evaluator has."""
-    node = ml_collections.ConfigDict()
-    node.name = name
-    node.image_size = image_size
-    node.tile_size = 0  # pixels of tiles that images are cut into; 0: one centre crop of each
-    node.batch_size = batch_size
-    node.limit = 0  # images; 0 for all
-    return node
 
 
 def kl_autoencoder() -> ml_collections.ConfigDict:

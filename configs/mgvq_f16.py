@@ -10,6 +10,7 @@ checkpoint (540k steps). The nested masking probabilities for 4 groups stand in 
 released file; those for 8 groups are ours.
 
 Training has two stages, as the released file hints: masked, then unmasked from the first's weights.
+How long each was is not published; here both are 540k steps, and the second may stop earlier.
 
     python -m vqlab.main --config=configs/mgvq_f16.py --workdir=DIR \\
         --config.objective.lpips_weights=vgg16.pth,vgg.pth
@@ -20,8 +21,9 @@ Cost: fits a TPU slice v5e:4x8. What it takes there or elsewhere:
 
     python -m vqlab.plan --config=configs/mgvq_f16.py --topology=v5e:4x8
 
-Options, comma-separated: `groups=8`; `finetune`, the second stage; `debug`, a run of seconds of a
-narrow network on the embedded photographs.
+Options, comma-separated: `groups=8`; `finetune`, the second stage; `analyses`, those of Semanticist
+over the number of groups, in every evaluation; `debug`, a run of seconds of a narrow network on the
+embedded photographs.
 """
 
 from configs import _mgvq

@@ -35,6 +35,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
     config.model = _model()
     config.objective = _semanticist.objective(nested_start=-1 if options["control"] else 0)
+    config.objective.null_share = 0.1  # what explained variance starts from, in both runs
     config.sampling = _semanticist.sampling()
     config.sampling.num_steps = 16
     config.sampling.guidance_scale = 1.0

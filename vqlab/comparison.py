@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from vqlab.results import read_results
@@ -12,13 +13,19 @@ _LEVEL = re.compile(r"(.+)/(?:groups|concepts)_(\d+)/(\w+)")
 SHOWN = ("reconstruction/psnr", "reconstruction/ssim", "explained_variance/share")
 
 
-def read_comparison(workdirs: Iterable[str | pathlib.Path]) -> dict[str, dict[str, float]]:
-    """{folder's name: {"EVALUATOR/METRIC": value}} of runs that were evaluated.
+def read_comparison(
+    workdir: str | pathlib.Path, others: Iterable[str | pathlib.Path]
+) -> dict[str, dict[str, float]]:
+    """{folder's name: {"EVALUATOR/METRIC": value}} of other runs, to stand beside `workdir`'s.
 
     Raises:
-      ValueError: a run that was never evaluated.
+      ValueError: a run that was never evaluated, or two folders of one name.
     """
-    return {pathlib.Path(workdir).name: read_results(workdir) for workdir in workdirs}
+    own, *folders = (pathlib.Path(folder).expanduser().absolute() for folder in (workdir, *others))
+    names = Counter(folder.name for folder in (own, *folders))
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise ValueError(f"--compare: runs are told apart by their folder's name; twice: {twice}")
+    return {folder.name: read_results(folder) for folder in folders}
 
 
 def format_curves(runs: Mapping[str, Mapping[str, float]]) -> str:

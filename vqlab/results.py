@@ -158,24 +158,21 @@ pictures = tokenizer.decode(
 
 def _semanticist(config: ml_collections.ConfigDict, load_path: str) -> Method:
     encoder, space = config.model.encoder, config.model.latent_space
-    total, dim, sampling = encoder.num_concepts, encoder.concept_dim, config.sampling
+    total, dim = encoder.num_concepts, encoder.concept_dim
     latents = "pixels"
     if "autoencoder" in space:
         latents = f"{config.model.decoder.in_channels} channels of a frozen autoencoder"
     facts = {
         "concepts x numbers in each": f"{total} x {dim}",
         "what is denoised": latents,
-        "pictures and metrics": (
-            f"{sampling.num_steps} steps, guidance scale {sampling.guidance_scale:g}"
-        ),
     }
     snippet = _CONCEPTS.format(
         path=load_path,
         side=config.image_size,
         total=total,
         dim=dim,
-        scale=sampling.guidance_scale,
-        steps=sampling.num_steps,
+        scale=config.sampling.guidance_scale,
+        steps=config.sampling.num_steps,
     )
     return Method("Semanticist", facts, snippet)
 

@@ -33,7 +33,7 @@ def test_pixels_are_clipped_and_perfection_is_finite():
     assert float(values["psnr"]) == float(values["psnr_mean"]) == metrics.MAX_PSNR
 
 
-def test_states_merge_and_masks_drop_padding(pair):
+def test_batches_add_up_and_masks_drop_padding(pair):
     images, reconstruction = pair
     whole = metrics.PSNR.empty().add(images, reconstruction)
     padding = jnp.full_like(images[:1], jnp.nan)
@@ -41,10 +41,11 @@ def test_states_merge_and_masks_drop_padding(pair):
         (images[:2], reconstruction[:2], [True, True]),
         (images[1:], jnp.concatenate([padding, reconstruction[2:]]), [False, True]),
     ]
-    parts = [metrics.PSNR.empty().add(x, y, jnp.array(mask)) for x, y, mask in padded]
-    merged = parts[0].merge(parts[1])
-    assert int(merged.mse.count) == int(whole.mse.count) == 3
-    for name, value in merged.compute().items():
+    state = metrics.PSNR.empty()
+    for x, y, mask in padded:
+        state = state.add(x, y, jnp.array(mask))
+    assert int(state.mse.count) == int(whole.mse.count) == 3
+    for name, value in state.compute().items():
         np.testing.assert_allclose(value, whole.compute()[name], rtol=1e-6)
 
 
@@ -96,7 +97,7 @@ def test_codebook_usage_by_hand():
     state = metrics.CodebookUsage.empty(num_groups=2, codebook_size=4)
     state = state.add(jnp.concatenate([indices, padding]), jnp.array([True, False]))
     np.testing.assert_array_equal(state.counts, [[2, 2, 0, 0], [1, 1, 1, 1]])
-    values = state.merge(state).compute()
+    values = state.add(indices).compute()
     np.testing.assert_allclose(values["usage"], [0.5, 1.0])
     np.testing.assert_allclose(values["entropy"], [1.0, 2.0], rtol=1e-6)
     np.testing.assert_allclose(values["perplexity"], [2.0, 4.0], rtol=1e-6)

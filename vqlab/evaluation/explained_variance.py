@@ -28,6 +28,10 @@ class ExplainedVariance:
     everything. Where the steps of the curve shrink, the units are ordered as principal components
     are.
 
+    The loss given nothing is a fair upper end only of a decoder that was trained on nothing too:
+    Semanticist's with `condition_dropout` until nesting starts, then with `null_share`; MGVQ's
+    never is.
+
     Args:
       ladder: of the tokenizer.
       make_batches: gives the batches of a split; "validation" is read.
@@ -106,8 +110,9 @@ class ExplainedVariance:
             ),
         ]
         text = (
-            f"<p>Share: {SHARE.format(noun=noun)}. PCA: share of the pixels' variance on images "
-            "that it was not fitted to.</p>"
+            f"<p>Share: {SHARE.format(noun=noun)}. L(0) is fair where training includes the case "
+            f"of no {noun}: with condition_dropout before nesting and null_share after it, never "
+            "with MGVQ. PCA: share of the pixels' variance on images that it was not fitted to.</p>"
         )
         return [
             Section(

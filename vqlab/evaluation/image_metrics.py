@@ -1,6 +1,6 @@
-"""Metrics of reconstructions as sums and counts, so that they merge over batches and hosts.
+"""Metrics of reconstructions as sums and counts, so that batches and hosts add up to the whole.
 
-A metric state is a pytree with `add` (a batch), `merge` (another state) and `compute` (floats).
+A metric state is a pytree with `add` (a batch, whose rows may lie on many hosts) and `compute`.
 Images are [B, H, W, 3] in [-1, 1] and clipped here; `mask` [B] is False for padding. Sums are
 float32, counts int32. Two protocols of PSNR and of SSIM are in use and differ by more than methods
 do, so each has a name here and every number goes with it.
@@ -41,10 +41,6 @@ class Mean:
         total = self.total + jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
         return Mean(total=total, count=self.count + jnp.sum(mask, dtype=jnp.int32))
 
-    def merge(self, other: Mean) -> Mean:
-        """The mean over both sets."""
-        return Mean(total=self.total + other.total, count=self.count + other.count)
-
     def compute(self) -> jax.Array:
         """float32 scalar."""
         return self.total / self.count
@@ -72,10 +68,6 @@ class PSNR:
         mse = mse_per_image(images, reconstruction)
         return PSNR(mse=self.mse.add(mse, mask), psnr=self.psnr.add(_to_decibel(mse), mask))
 
-    def merge(self, other: PSNR) -> PSNR:
-        """Over both sets."""
-        return PSNR(mse=self.mse.merge(other.mse), psnr=self.psnr.merge(other.psnr))
-
     def compute(self) -> dict[str, jax.Array]:
         """`psnr`: of the mean MSE (MGVQ, eval_recon.py); `psnr_mean`: mean of the images' PSNR."""
         return {"psnr": _to_decibel(self.mse.compute()), "psnr_mean": self.psnr.compute()}
@@ -101,10 +93,6 @@ class CodebookUsage:
         weights = jnp.broadcast_to(weights[:, None, None, None], indices.shape)
         groups = jnp.broadcast_to(jnp.arange(num_groups), indices.shape)
         return CodebookUsage(counts=self.counts.at[groups, indices].add(weights))
-
-    def merge(self, other: CodebookUsage) -> CodebookUsage:
-        """Over both sets."""
-        return CodebookUsage(counts=self.counts + other.counts)
 
     def compute(self) -> dict[str, Float[Array, " G"]]:
         """Per group.

@@ -34,15 +34,17 @@ PROTOCOLS = {
     "ssim": "7x7 uniform window on uint8 (floored), mean over images; as skimage (MGVQ)",
     "ssim_gaussian": "11x11 Gaussian window on floats in [0, 1], mean over images; as torchmetrics",
     "lpips": "VGG-16, version 0.1, images in [-1, 1], mean over images",
+    "images_per_second": "encode and decode with all {noun}, median of {repeats} runs of one batch "
+    "after compilation; no loading, no metrics",
     "usage": "share of the group's codewords chosen at least once on these images",
     "perplexity": "2**entropy of the group's codeword choices on these images",
     "entropy": "bits per index of the group, from the codeword frequencies on these images",
     "bits_per_pixel": "fixed-length indices: groups x log2(codewords per group) / stride**2",
     "entropy_bits_per_pixel": "ideal code per group: sum of the groups' entropies / stride**2",
-    "images_per_second": "encode and decode with all {noun}, median of {repeats} runs of one batch "
-    "after compilation; no loading, no metrics",
     "num_images": "images evaluated, padding not counted",
 }
+# These depend on how the ladder decodes.
+DECODED = ("psnr", "psnr_mean", "ssim", "ssim_gaussian", "lpips", "images_per_second")
 BASELINES = {
     "mean_colour": "of each image painted in its own mean colour",
     "mean_image": "with the mean of all evaluated images in the place of each",
@@ -53,8 +55,11 @@ TIMING_REPEATS = 3
 EVERYTHING = "everything"  # the way of a tokenizer that has nothing to count
 
 
-def describe(name: str, noun: str = "groups") -> str:
-    """One line on how the metric `name` of `ReconstructionEvaluator.run` is measured."""
+def describe(name: str, noun: str = "groups", setting: str = "") -> str:
+    """One line on how the metric `name` of `ReconstructionEvaluator.run` is measured.
+
+    `setting` is how the ladder decodes.
+    """
     prefix, _, last = name.rpartition("/")
     if prefix in BASELINES:
         return f"as {last}, {BASELINES[prefix]}"
@@ -62,7 +67,8 @@ def describe(name: str, noun: str = "groups") -> str:
         noun, k = prefix.split("_")
         return f"as {last}, {noun} kept: first {k}, the others {ABSENT[noun]}"
     text = PROTOCOLS[re.sub(r"_g\d+$", "", last)]
-    return text.format(noun=noun or "latents", repeats=TIMING_REPEATS)
+    text = text.format(noun=noun or "latents", repeats=TIMING_REPEATS)
+    return f"{text}; {setting}" if setting and name in DECODED else text
 
 
 @struct.dataclass
@@ -188,7 +194,9 @@ class ReconstructionEvaluator:
         results["images_per_second"] = self._images_per_second(weights, images)
         computed.pop(EVERYTHING, None)
         results |= {f"{way}/{name}": x for way, xs in computed.items() for name, x in xs.items()}
-        self.protocol = {name: describe(name, self._ladder.noun) for name in results}
+        self.protocol = {
+            name: describe(name, self._ladder.noun, self._ladder.setting) for name in results
+        }
         return {name: float(to_host(value)) for name, value in results.items()}
 
     def headings(self, results: Mapping[str, float]) -> list[str]:

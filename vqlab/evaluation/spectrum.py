@@ -107,7 +107,8 @@ class PowerSpectrum:
             for k, power in self.power.items()
         }
         results = {"spectrum_distance": distances[ladder.total]}
-        self.protocol = {"spectrum_distance": DISTANCE}
+        setting = f"; {ladder.setting}" if ladder.setting else ""
+        self.protocol = {"spectrum_distance": DISTANCE + setting}
         if ladder.levels:
             results["semantic_spectrum_coupling"] = float(np.mean(list(distances.values())))
             levels = ", ".join(map(str, ladder.levels))
