@@ -5,7 +5,7 @@
 One pass is assignment, vq and commitment losses, gradients of the latents and of the codebook,
 usage statistics, and the reseeding draw with the reseeded codebook. Each side lives in a process of
 its own, bound to `--threads` CPUs; the passes of the two sides alternate, so that other work on the
-machine slows both. PyTorch is needed by this benchmark alone: pip install torch.
+machine slows both. Needs PyTorch: pip install -r requirements-torch.txt.
 """
 
 import argparse

@@ -10,7 +10,6 @@ is not measured. FLOPs and bytes are XLA's for the compiled program (a loop's bo
 import argparse
 import json
 import resource
-import runpy
 import statistics
 import time
 
@@ -19,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.workers import cpu_model
-from vqlab import build
+from vqlab import build, cli
+from vqlab.convert import read_config
 from vqlab.models.pretrained import lpips
 from vqlab.training import sharding
 
@@ -35,9 +35,14 @@ def random_lpips() -> dict:
 
 
 def load_config(args):
-    """The config with the benchmark's batch size and dtype, ready for one device."""
-    path, _, argument = args.config.partition(":")
-    config = runpy.run_path(path)["get_config"](argument).unlock()
+    """The config with the benchmark's batch size and dtype, ready for one device.
+
+    Raises:
+      ValueError: no such file, or a method that trains without a discriminator.
+    """
+    config = read_config(args.config).unlock()
+    if "discriminator" not in config:
+        raise ValueError(f"{args.config} has no discriminator; give a config of MGVQ or the KL VAE")
     config.batch_size = args.batch_size
     config.mesh.update(data=1, fsdp=1)
     config.objective.adversarial_start = 0
@@ -46,9 +51,8 @@ def load_config(args):
     return config
 
 
-def measure(args) -> dict:
-    """Compiles the step, runs it, and returns the numbers by name."""
-    config = load_config(args)
+def measure(args, config) -> dict:
+    """Compiles the step of the config, runs it, and returns the numbers by name."""
     mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     objective = build.build_objective(config)
     optimizers = build.build_optimizers(config, objective.players)
@@ -91,7 +95,9 @@ def measure(args) -> dict:
 def main() -> None:
     """Prints one number a line, or all of them as one line of JSON."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.train_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", default="configs/mgvq_f16.py", help="FILE.py[:argument]")
     parser.add_argument("--batch-size", type=int, default=1, help="images a step")
@@ -99,7 +105,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed steps; the median counts")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     args = parser.parse_args()
-    result = measure(args)
+    with cli.exit_on_error():
+        config = load_config(args)
+    result = measure(args, config)
     for name, value in result.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         print(f"{name:28} {shown}")

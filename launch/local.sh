@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains with several processes on this machine, as a pod would with one process on each host.
 #
-#   launch/local.sh -n 2 -d 4 --config=configs/mgvq_demo.py --workdir=runs/two
+#   launch/local.sh -n 2 -d 2 --config=configs/mgvq_demo.py --workdir=runs/two
 #
 #   -n N  processes, 2 if not said
 #   -d D  CPU devices of each process; without it the GPUs are shared out evenly, and where there

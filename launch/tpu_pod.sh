@@ -3,12 +3,15 @@
 # it is preempted. JAX finds the processes by itself.
 #
 #   NAME=f16 ZONE=us-central1-a TYPE=v5litepod-64 VERSION=v2-alpha-tpuv5-lite SPOT=yes \
-#     launch/tpu_pod.sh --config=configs/mgvq_f16.py --workdir=/mnt/runs/f16
+#     launch/tpu_pod.sh --config=configs/mgvq_f16.py --workdir=/mnt/runs/f16 \
+#     --config.objective.lpips_weights=/mnt/runs/lpips.safetensors \
+#     --config.data.data_dir=/mnt/runs/tfds
 #
 # To be set:   NAME, ZONE, TYPE, VERSION  of the queued resource and its one node
 # May be set:  SPOT=yes          cheaper, and preempted at any time
 #              PREPARE='...'     runs on each host before training, such as the mount of a folder
-#                                that all hosts see, where the workdir has to be
+#                                that all hosts see: the workdir has to be there, with the data
+#                                (or images: --config.data.name=folder --config.data.path)
 #              MAX_RESTARTS=100  how often to go on after an interruption
 #              KEEP=yes          leaves the pod standing, and costing, when training is done
 #              POLL=30           seconds between two looks at the pod

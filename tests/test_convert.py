@@ -49,6 +49,21 @@ def test_export_copies_a_folder_with_a_model_card(exported, tmp_path):
     assert "| bits per pixel | 0.1250 |" in card
 
 
+def test_only_a_package_is_replaced(exported, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(SystemExit):
+        convert.main(["export", str(exported), str(tmp_path)])
+    assert "holds other files" in capsys.readouterr().err
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".tmpx").write_text("of an export that was killed")
+    for _ in range(2):
+        convert.main(["export", str(exported), str(tmp_path / "new")])
+    (tmp_path / "taken" / package.WEIGHTS_FILE).mkdir(parents=True)
+    with pytest.raises(ValueError, match="taken cannot be written: .*Is a directory"):
+        package.save_package(tmp_path / "taken", *package.load_package(exported))
+
+
 def test_pytorch_files_are_read(exported, tmp_path):
     torch = pytest.importorskip("torch")
     _, params, variables = package.load_package(exported)
@@ -68,6 +83,7 @@ def test_pytorch_files_are_read(exported, tmp_path):
         (["from-official", "/nowhere.pt", "OUT", "--config=/none.py"], "no config file /none.py"),
         (["from-official", "SHORT", "OUT", "--config=CONFIG"], "missing: decoder."),
         (["to-official", "EXPORTED", "OUT.h5"], "OUT.h5: cannot write this kind of file"),
+        (["to-official", "EXPORTED", "OUT/x.safetensors"], "x.safetensors cannot be written: "),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(exported, tmp_path, command, message, capsys):

@@ -181,6 +181,8 @@ def test_broken_exports_are_named(finished, tmp_path):
         vqlab.load(path)
     with pytest.raises(ValueError, match="is no workdir"):
         vqlab.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="is an exported folder, not a workdir: give it as --sou"):
+        load_config(path)
 
 
 def test_evaluate_prints_numbers_beside_their_protocol(finished, tmp_path):
@@ -227,6 +229,14 @@ def test_evaluate_prints_numbers_beside_their_protocol(finished, tmp_path):
             ["vqlab.main", "--config=configs/mgvq_f16.py", "--config.model.quantizer.groups=8"],
             "no such setting: 'groups'",
         ),
+        (
+            ["vqlab.main", "--config=configs/mgvq_f16.py", "--config.model.quantiser.num_groups=8"],
+            "no such setting: 'quantiser'",
+        ),
+        (
+            ["vqlab.main", "--config=configs/mgvq_f16.py", "--config.batch_size.x=2"],
+            "no such setting: batch_size.x",
+        ),
         (["vqlab.main", "--config=configs/mgvq_f16.py", "--config.batch_size=x"], "batch_size=x"),
     ],
 )
@@ -235,3 +245,10 @@ def test_commands_end_with_one_line_and_exit_code_2(arguments, message, tmp_path
     done = run_python("-m", module, f"--workdir={tmp_path / 'run'}", *rest)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["main", "evaluate", "tokenize", "plan"])
+def test_help_has_the_flags_that_commands_share(command):
+    shown = run_python("-m", f"vqlab.{command}", "--help").stdout
+    assert "--config: Config file" in shown
+    assert ("--coordinator_address: " in shown) == (command != "plan")  # which runs alone

@@ -18,7 +18,7 @@ import argparse
 import pathlib
 import runpy
 
-from vqlab import cli, models
+from vqlab import cli, inference, models
 from vqlab.export import lpips_weights, package, torch_weights
 from vqlab.export.kl_weights import kl_to_state, read_kl
 from vqlab.nn.bottleneck import GaussianBottleneck
@@ -34,12 +34,8 @@ def read_config(config: str):
 
 def export(source: str, output: str, step: str) -> str:
     """Writes a run's tokenizer as a folder that needs no training code to load."""
-    from vqlab import workdir
-
-    node, params, variables = workdir.load_tokenizer(source, step)
-    variables |= workdir.load_latent_space(source)
+    node, params, variables, sampling = inference.read(source, step)
     facts = {"exported from": source, "step": step}
-    sampling = workdir.load_sampling(source)
     return str(package.save_package(output, node, params, variables, facts, sampling))
 
 

@@ -110,9 +110,7 @@ def abstract_frozen(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _semanticist_frozen(config: ml_collections.ConfigDict, model: Semanticist) -> dict[str, Any]:
-    frozen = {"latent_space": {}}
-    if isinstance(model.latent_space, AutoencoderSpace):
-        frozen["latent_space"] = _read_latent_space(config, model.latent_space)
+    frozen = {"latent_space": read_latent_space(config, model.latent_space)}
     if config.objective.lpips_weights:
         frozen["lpips"] = read_lpips(config.objective.lpips_weights)
     if model.decoder.repa_dim:
@@ -125,7 +123,14 @@ def _semanticist_frozen(config: ml_collections.ConfigDict, model: Semanticist) -
     return frozen
 
 
-def _read_latent_space(config: ml_collections.ConfigDict, space: AutoencoderSpace) -> dict:
+def read_latent_space(config: ml_collections.ConfigDict, space) -> dict[str, Any]:
+    """Variables of the autoencoder of a Semanticist's latent space; {} for pixels.
+
+    Raises:
+      ValueError: when no file is given, or the file does not fit.
+    """
+    if not isinstance(space, AutoencoderSpace):
+        return {}
     path = config.objective.latent_weights
     if not path:
         raise ValueError(

@@ -67,6 +67,7 @@ _JSON = flags.DEFINE_bool("json", False, "End with one line of JSON.")
 _ROW = flags.DEFINE_bool("row", False, "End with one row of a Markdown table.")
 _NO_CACHE = flags.DEFINE_bool("no_cache", False, "Compile again, whatever is kept.")
 flags.mark_flag_as_required("config")
+flags.adopt_module_key_flags(cli)  # so that --help has it
 
 log = logging.getLogger("vqlab")
 

@@ -7,8 +7,9 @@ import pathlib
 
 import ml_collections
 
+from vqlab import models
 from vqlab.export import package
-from vqlab.methods import build_frozen
+from vqlab.methods import read_latent_space
 from vqlab.training.checkpoint import Checkpointer
 from vqlab.training.objectives import TOKENIZER
 
@@ -25,8 +26,12 @@ def load_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
     """The resolved config of a workdir.
 
     Raises:
-      ValueError: when there is none, or it is cut short.
+      ValueError: when there is none, it is cut short, or the folder is an exported one.
     """
+    if package.is_package(workdir):
+        raise ValueError(
+            f"{workdir} is an exported folder, not a workdir: give it as --source, with --config"
+        )
     path = pathlib.Path(workdir) / CONFIG_FILE
     try:
         return ml_collections.ConfigDict(json.loads(path.read_text()))
@@ -68,7 +73,7 @@ def load_latent_space(path: str | pathlib.Path) -> dict:
     config = load_config(path)
     if "latent_space" not in config.model:
         return {}
-    frozen = build_frozen(config)["latent_space"]
+    frozen = read_latent_space(config, models.build(config.model.latent_space))
     return {"latent_space": frozen} if frozen else {}
 
 

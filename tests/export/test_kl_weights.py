@@ -154,8 +154,8 @@ def test_files_are_read_and_a_training_checkpoints_losses_left_out(state, templa
     jax.tree.map(np.testing.assert_array_equal, params, kl_from_state(state, template))
     tensors = {name: torch.from_numpy(value) for name, value in state.items()}
     tensors["loss.discriminator.main.0.weight"] = torch.zeros(3)
-    torch.save({"model": tensors}, tmp_path / "kl.pt")
-    jax.tree.map(np.testing.assert_array_equal, read_kl(tmp_path / "kl.pt", model), params)
+    torch.save({"model": tensors}, tmp_path / "kl16.ckpt")
+    jax.tree.map(np.testing.assert_array_equal, read_kl(tmp_path / "kl16.ckpt", model), params)
 
 
 def test_the_decoders_attention_tells_ldm_from_mar(state, tmp_path):

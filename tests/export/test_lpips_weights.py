@@ -24,9 +24,15 @@ def official():
     return vgg, heads
 
 
-def test_every_tensor_lands_in_its_place(official):
+def read(folder, state):
+    """What is read from a file of these tensors."""
+    save_file(state, folder / "state.safetensors")
+    return lpips_weights.read_lpips(str(folder / "state.safetensors"))
+
+
+def test_every_tensor_lands_in_its_place(official, tmp_path):
     vgg, heads = official
-    params = lpips_weights.from_state_dict(vgg | heads)
+    params = read(tmp_path, vgg | heads)
     assert jax.tree.map(np.shape, params) == lpips.param_shapes()
     order = [f"conv{s}_{i}" for s, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
     assert [params["vgg"][name]["kernel"].flat[0] for name in order] == list(range(13))
@@ -34,10 +40,10 @@ def test_every_tensor_lands_in_its_place(official):
     assert [params["heads"][f"relu{s}"][0] for s in range(1, 6)] == [100, 101, 102, 103, 104]
 
 
-def test_kernels_are_transposed_from_oihw(official):
+def test_kernels_are_transposed_from_oihw(official, tmp_path):
     vgg, heads = official
     kernel = np.random.default_rng(0).normal(size=(64, 3, 3, 3)).astype(np.float32)
-    params = lpips_weights.from_state_dict(vgg | heads | {"features.0.weight": kernel})
+    params = read(tmp_path, vgg | heads | {"features.0.weight": kernel})
     assert params["vgg"]["conv1_1"]["kernel"][2, 0, 1, 7] == kernel[7, 1, 2, 0]
 
 
@@ -52,15 +58,15 @@ def test_two_files_and_the_converted_one_read_the_same(official, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
-def test_writing_gives_each_official_tensor_once(official):
+def test_writing_gives_each_official_tensor_once(official, tmp_path):
     vgg, heads = official
-    state_dict = lpips_weights.to_state_dict(lpips_weights.from_state_dict(vgg | heads))
+    state_dict = lpips_weights.to_state_dict(read(tmp_path, vgg | heads))
     assert state_dict.keys() == (vgg | heads).keys()
     for name, value in (vgg | heads).items():
         np.testing.assert_array_equal(state_dict[name], value)
 
 
-def test_the_state_dict_of_a_whole_lpips_module_is_read(official):
+def test_the_state_dict_of_a_whole_lpips_module_is_read(official, tmp_path):
     vgg, heads = official
     stage = {0: 1, 2: 1, 5: 2, 7: 2, 10: 3, 12: 3, 14: 3, 17: 4, 19: 4, 21: 4, 24: 5, 26: 5, 28: 5}
     whole = {"scaling_layer.shift": np.zeros((1, 3, 1, 1))}
@@ -69,28 +75,25 @@ def test_the_state_dict_of_a_whole_lpips_module_is_read(official):
         whole[f"net.slice{stage[int(position)]}.{position}.{kind}"] = value
     for i, value in enumerate(heads.values()):
         whole[f"lin{i}.model.1.weight"] = whole[f"lins.{i}.model.1.weight"] = value
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        lpips_weights.from_state_dict(whole),
-        lpips_weights.from_state_dict(vgg | heads),
-    )
+    params = read(tmp_path, whole)
+    jax.tree.map(np.testing.assert_array_equal, params, read(tmp_path, vgg | heads))
 
 
-def test_names_are_strict(official):
+def test_names_are_strict(official, tmp_path):
     vgg, heads = official
     broken = vgg | {"features.30.weight": np.zeros(1)}
     del broken["features.28.bias"]
     with pytest.raises(ValueError) as error:
-        lpips_weights.from_state_dict(broken)
+        read(tmp_path, broken)
     message = str(error.value)
     assert "\n" not in message
     assert "missing ['features.28.bias', 'lin0.model.1.weight'" in message
     assert "unexpected ['features.30.weight']" in message
 
 
-def test_wrong_shapes_and_contradictions_are_named(official):
+def test_wrong_shapes_and_contradictions_are_named(official, tmp_path):
     vgg, heads = official
     with pytest.raises(ValueError, match=r"wrong shape: features.2.bias \(3,\)"):
-        lpips_weights.from_state_dict(vgg | heads | {"features.2.bias": np.zeros(3)})
+        read(tmp_path, vgg | heads | {"features.2.bias": np.zeros(3)})
     with pytest.raises(ValueError, match="lin0.model.1.weight is given twice"):
-        lpips_weights.from_state_dict(vgg | heads | {"lin0.model.0.weight": np.ones((1, 64, 1, 1))})
+        read(tmp_path, vgg | heads | {"lin0.model.0.weight": np.ones((1, 64, 1, 1))})

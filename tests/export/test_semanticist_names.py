@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging as absl_logging
 from flax.traverse_util import flatten_dict
 
+from configs._semanticist import DECODERS
 from tests.filled import filled
 from tests.parity.dit import decoder
 from tests.parity.official import load, official_state
 from tests.parity.vit import encoder
 from vqlab.export.semanticist_names import official_names, official_shape
 from vqlab.export.torch_weights import from_torch_state, read_state_dict, to_torch_state
-from vqlab.models.dit import SIZES, DiT
+from vqlab.models.dit import DiT
 from vqlab.models.vit import ConceptEncoder
 from vqlab.ops.position import sincos_table
 
@@ -40,7 +40,7 @@ def decoder_shapes(model):
 
 
 def published_decoder(size, repa_dim):
-    depth, width, num_heads = SIZES[size]
+    depth, width, num_heads = DECODERS[size]
     return DiT(
         latent_size=16,
         in_channels=16,
@@ -73,7 +73,7 @@ def count(template):
 
 
 def test_the_published_encoder_has_the_official_names_shapes_and_counts():
-    depth, width, num_heads = SIZES["B"]
+    depth, width, num_heads = DECODERS["B"]
     model = ConceptEncoder(
         image_size=256,
         patch_size=16,
@@ -173,13 +173,13 @@ def test_averaged_weights_lack_the_fixed_table(whole):
     np.testing.assert_array_equal(table, sincos_table(4, 4, 64))
 
 
-def test_the_projector_is_dropped_with_a_line_where_the_model_has_none(whole, caplog):
+def test_the_projector_is_dropped_with_a_line_where_the_model_has_none(whole, caplog, monkeypatch):
     state, template = whole
     decoder_params = template["params"]["decoder"]
     params = {k: v for k, v in decoder_params.items() if not k.startswith("repa_")}
     without = template | {"params": template["params"] | {"decoder": params}}
-    absl_logging.get_absl_logger().propagate = True
-    with caplog.at_level(logging.INFO):
+    monkeypatch.setattr(logging.getLogger("vqlab"), "propagate", True)
+    with caplog.at_level(logging.INFO, "vqlab"):
         converted, _ = from_torch_state(state, without)
     assert "left out, as the model has repa_dim=0: dit.projector.0.weight" in caplog.text
     assert converted["decoder"].keys() == params.keys()

@@ -134,6 +134,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         read_state_dict(tmp_path / "empty.safetensors")
     with pytest.raises(ValueError, match=r"choose \.safetensors or \.npz"):
         write_state_dict(tmp_path / "weights.pt", {})
+    for name in ("weights.npz", "weights.safetensors"):
+        with pytest.raises(ValueError, match=f"nowhere/{name} cannot be written: "):
+            write_state_dict(tmp_path / "nowhere" / name, {"bias": np.zeros(1)})
 
 
 def test_a_pytorch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):

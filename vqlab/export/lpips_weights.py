@@ -48,13 +48,6 @@ def save_lpips(path: str | Path, params: dict) -> None:
     write_state_dict(path, to_state_dict(params))
 
 
-def from_state_dict(state_dict: Mapping[str, np.ndarray]) -> dict:
-    """Official names, OIHW kernels -> `lpips.param_shapes()`; errors as in `read_lpips`."""
-    tensors: dict[str, np.ndarray] = {}
-    _merge(tensors, state_dict, source="the state dict")
-    return _to_params(tensors, source="the state dict")
-
-
 def to_state_dict(params: dict) -> dict[str, np.ndarray]:
     """`lpips.param_shapes()` -> official names, OIHW kernels, each tensor once."""
     flat = flatten_dict(params)

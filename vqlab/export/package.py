@@ -1,4 +1,4 @@
-"""An exported tokenizer: a folder that another machine can load with jax and flax alone.
+"""An exported tokenizer: a folder that loads with jax, flax, einops, jaxtyping and safetensors.
 
 model.safetensors  every array under its path, such as `params/encoder/project_in/conv/kernel`
 config.json        the model node, from which `vqlab.models.build` makes the module
@@ -64,7 +64,7 @@ def save_package(
     """Writes the folder.
 
     Args:
-      path: the folder.
+      path: the folder: a new or empty one, or a package, which is replaced.
       node: the model's config node.
       params: its parameters.
       variables: its other collections, and as "latent_space" the variables of a frozen autoencoder.
@@ -72,9 +72,11 @@ def save_package(
       sampling: how a model that samples decodes by default.
 
     Raises:
-      ValueError: when the folder cannot be written.
+      ValueError: when the folder holds something else, or cannot be written.
     """
     path = pathlib.Path(path)
+    if path.is_dir() and not is_package(path) and _visible(path):
+        raise ValueError(f"{path} holds other files, and none is replaced; name a new folder")
     flat = traverse_util.flatten_dict({"params": params, **variables}, sep="/")
     arrays = {name: np.array(array, order="C") for name, array in flat.items()}
     config = {"format": FORMAT, "model": node, "sampling": dict(sampling or {})}
@@ -86,7 +88,14 @@ def save_package(
         (path / CARD_FILE).write_text(_card(path.name, node, params, facts or {}))
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
     return path
+
+
+def _visible(folder: pathlib.Path) -> list[str]:
+    """What a folder holds, without the hidden file that a killed `save_package` leaves."""
+    return [file.name for file in folder.iterdir() if not file.name.startswith(".")]
 
 
 def _card(name: str, node: Mapping, params: Mapping, facts: Mapping[str, Any]) -> str:

@@ -5,13 +5,15 @@ stacked here and numbered there: in the name of such a leaf, "{}" stands for the
 and layouts below are those of one block.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from absl import logging
 
 from vqlab.ops.position import sincos_table
+
+log = logging.getLogger("vqlab")
 
 # Path of a module -> official module.
 MODULES = {
@@ -87,7 +89,7 @@ def fitted_state(
     if "params/decoder/repa_fc1/kernel" not in leaves:
         projector = [name for name in state if name.startswith(PROJECTOR)]
         if projector:
-            logging.info("left out, as the model has repa_dim=0: %s", ", ".join(projector))
+            log.info("left out, as the model has repa_dim=0: %s", ", ".join(projector))
         state = {name: array for name, array in state.items() if name not in projector}
     if POSITION_TABLE in leaves:
         num_patches, width = leaves[POSITION_TABLE].shape

@@ -23,7 +23,7 @@ from vqlab.export.strict import check_fit
 NESTED = ("ema", "model", "state_dict")
 # Left in names, at the start or within, by torch.nn.parallel and torch.compile.
 WRAPPERS = ("module", "_orig_mod")
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".pkl")
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 # Stands for the number of a layer in the official name of a leaf that stacks all layers.
 LAYER = "{}"
@@ -102,7 +102,7 @@ def _tensor_shape(name: str, leaf) -> tuple[int, ...]:
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Official name -> array from a .safetensors, .npz, .pt, .pth, .bin or .pkl file.
+    """Official name -> array from a .safetensors, .npz, .pt, .pth, .ckpt, .bin or .pkl file.
 
     A nested training checkpoint is opened at "ema", "model" or "state_dict", the first that exists,
     and the parts "module." and "_orig_mod." are removed from names.
@@ -127,16 +127,16 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes name -> array as .safetensors or .npz; ValueError for other suffixes."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
+    """Writes name -> array as .safetensors or .npz.
 
-        save_file({name: np.array(array, order="C") for name, array in state.items()}, path)
-    elif path.suffix == ".npz":
-        np.savez(path, **state)
-    else:
+    Raises:
+      ValueError: for other suffixes, or when the file cannot be written.
+    """
+    path = Path(path)
+    write = {".safetensors": _write_safetensors, ".npz": _write_npz}.get(path.suffix)
+    if write is None:
         raise ValueError(f"{path}: cannot write this kind of file; choose .safetensors or .npz")
+    write(path, state)
 
 
 def _without_wrappers(name: str) -> str:
@@ -153,12 +153,29 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: damaged or no safetensors file ({_one_line(error)})") from error
 
 
+def _write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file({name: np.array(array, order="C") for name, array in state.items()}, path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be written: {_one_line(error)}") from error
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path}: damaged or no .npz file ({_one_line(error)})") from error
+
+
+def _write_npz(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    try:
+        np.savez(path, **state)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {_one_line(error)}") from error
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

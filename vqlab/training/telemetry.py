@@ -23,7 +23,6 @@ TENSORBOARD_DIR = "tensorboard"
 # Metrics beside the bar, those that a run has of them, and their short names there.
 _SHOWN = {
     "loss/tokenizer": "loss",
-    "psnr": "psnr",
     "l1": "l1",
     "l2": "l2",
     "images_per_second": "img/s",
@@ -35,11 +34,11 @@ _SHOWN_ABOVE_ZERO = ("skipped",)
 
 
 class MetricWriter:
-    """Writes scalars as JSON lines and, with images, as TensorBoard events.
+    """Writes scalars as JSON lines and as TensorBoard events.
 
     metrics.jsonl has one object a call, {"step": int, name: float, ...}; NaN and infinity, which
-    JSON cannot express, become null. The four methods have the signatures of clu's metric writers,
-    whose import needs TensorFlow and which cannot be rewound.
+    JSON cannot express, become null. Not one of clu's metric writers: their import needs
+    TensorFlow, and they cannot be rewound.
 
     Args:
       workdir: directory of the run; made when absent.
@@ -79,19 +78,6 @@ class MetricWriter:
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, int(step))
-
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        """Writes batches [N, H, W, 3] in [-1, 1] to TensorBoard; floors to uint8."""
-        if self._events is None:
-            return
-        for name, batch in images.items():
-            pixels = (np.clip(np.asarray(batch, np.float32), -1, 1) + 1) * 127.5
-            self._events.add_images(name, pixels.astype(np.uint8), int(step), dataformats="NHWC")
-
-    def flush(self) -> None:
-        """Pushes buffered events to disk."""
-        if self._events is not None:
-            self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes both files; further writes do nothing."""
@@ -146,7 +132,7 @@ class ProgressBar:
         self._bar.update(steps)
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        """Puts loss, PSNR and images per second, as far as `metrics` has them, beside the bar."""
+        """Puts loss, images per second and such, as far as `metrics` has them, beside the bar."""
         shown = {
             label: f"{metrics[name]:.4g}"
             for name, label in _SHOWN.items()
