@@ -157,6 +157,16 @@ def test_a_workdir_that_is_not_shared_is_named_before_anything_compiles(tmp_path
     assert "not one shared folder: processes [1] do not see" in outputs[1]
 
 
+def test_an_error_of_one_process_ends_it_at_once_with_its_own_code(tmp_path):
+    (tmp_path / "1").write_text("")
+    started = start(
+        "mgvq", tmp_path / "PROCESS" / "run", "--heartbeat_timeout=10", processes=2, devices=1
+    )
+    codes, outputs = finish(started, timeout=90)
+    assert codes[1] == 2 and "workdir" in outputs[1] and "cannot be written" in outputs[1]
+    assert codes[0] in (75, -signal.SIGABRT), outputs[0]
+
+
 def wait_for_step(workdir, step, timeout=200):
     """Returns when a run has logged a step."""
     deadline = time.perf_counter() + timeout
