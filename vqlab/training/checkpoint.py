@@ -41,13 +41,21 @@ def _reason(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
 
 
-def _unreadable(path: pathlib.Path, error: BaseException) -> ValueError:
-    """What to raise for whatever Orbax did; a plain Exception where a file is cut short."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return ValueError(
-        f"checkpoint {path} is truncated or belongs to another model: {_first_line(error)}"
-    )
+@contextlib.contextmanager
+def _named_if_unreadable(path: pathlib.Path) -> Iterator[None]:
+    """Whatever Orbax raises in reading becomes a ValueError that names the checkpoint.
+
+    That is any Exception: where a file of arrays is cut short it raises the class itself.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(
+            f"checkpoint {path} is truncated or belongs to another model: {_first_line(cause)}"
+        ) from error
 
 
 def _first_line(error: BaseException, limit: int = 200) -> str:
@@ -207,11 +215,7 @@ class Checkpointer:
         Raises:
           ValueError: no checkpoint there, or one that is truncated or of another model.
         """
-        path = self.directory / str(self.choose(step))
-        try:
-            return _read(path, abstract_state)
-        except Exception as error:
-            raise _unreadable(path, error) from error
+        return _read(self.directory / str(self.choose(step)), abstract_state)
 
     def restore_newest(self, abstract_state: Tree) -> tuple[Tree, dict] | None:
         """(state, data state) of the newest checkpoint that can be read; None without any.
@@ -228,8 +232,8 @@ class Checkpointer:
             path, restored, fault = self.directory / str(step), None, None
             try:
                 restored = _read(path, abstract_state)
-            except Exception as error:
-                fault = _unreadable(path, error)
+            except ValueError as error:
+                fault = error
             if not _on_all_processes(restored is not None):
                 faults[step] = fault or ValueError(
                     f"checkpoint {path}: another process cannot read it"
@@ -273,7 +277,7 @@ class Checkpointer:
         """
         path = self.directory / str(self.choose(step)) / "state"
         reader = ocp.PyTreeCheckpointer()
-        try:
+        with _named_if_unreadable(path.parent):
             saved = reader.metadata(path).item_metadata
             if saved is None:
                 raise ValueError("its metadata is missing")
@@ -287,8 +291,6 @@ class Checkpointer:
                 path,
                 args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
             )
-        except Exception as error:
-            raise _unreadable(path.parent, error) from error
 
     def choose(self, step: int | str) -> int:
         """The number of the checkpoint called "latest", "best" or by its number.
@@ -326,6 +328,9 @@ def _read(path: pathlib.Path, abstract_state: Tree) -> tuple[Tree, dict]:
     """(state, data state) of the checkpoint at `path`, without a word to other processes.
 
     Orbax's manager lets them meet when each has read, which one that cannot read never does.
+
+    Raises:
+      ValueError: it is truncated or of another model.
     """
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}
@@ -337,13 +342,13 @@ def _read(path: pathlib.Path, abstract_state: Tree) -> tuple[Tree, dict]:
         ) as reader:
             return reader.restore(path / item, args=args)
 
-    state = read("state", ocp.StandardCheckpointHandler, ocp.args.StandardRestore(abstract_state))
-    return state, read("data", ocp.JsonCheckpointHandler, ocp.args.JsonRestore())
+    standard = ocp.args.StandardRestore(abstract_state)
+    with _named_if_unreadable(path):
+        state = read("state", ocp.StandardCheckpointHandler, standard)
+        return state, read("data", ocp.JsonCheckpointHandler, ocp.args.JsonRestore())
 
 
 def _on_all_processes(flag: bool) -> bool:
-    return (
-        flag
-        if jax.process_count() == 1
-        else bool(multihost_utils.process_allgather(np.array(flag)).all())
-    )
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).all())
