@@ -13,7 +13,7 @@ from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
-from vqlab.nn.layers import conv_init
+from vqlab.nn.layers import conv_init, precision_of
 from vqlab.nn.transformer import (
     MLP,
     PatchEmbed,
@@ -211,7 +211,14 @@ class DiT(nn.Module):
         These layers hold a third of the parameters and read one row a sample. In front of the scan
         nothing copies their kernels out of the stack or the gradients into it.
         """
-        layer = dense(6 * self.width, dtype=self.dtype, kernel_init=zeros_init, name="modulation")
+        # Not `dense`: jax 0.10.2 cannot batch its product over parameters that are NumPy arrays.
+        layer = nn.Dense(
+            6 * self.width,
+            dtype=self.dtype,
+            precision=precision_of(self.dtype),
+            kernel_init=zeros_init,
+            name="modulation",
+        )
         each = nn.vmap(
             lambda layer, x: layer(x), variable_axes={"params": 0}, split_rngs={"params": True}
         )

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from vqlab.nn.layers import precision_of
 from vqlab.nn.softmax_attention import RESIDUALS, attend, attend_causally
+from vqlab.ops.matmul import matmul
 from vqlab.ops.mesh import split_batch, split_tensor
 
 LAYER_NORM_EPS = 1e-6
@@ -40,18 +41,14 @@ def dense(
         dtype=dtype,
         precision=precision_of(dtype),
         kernel_init=kernel_init,
-        dot_general=_dot_of_rows,
+        dot_general=_dot,
         name=name,
     )
 
 
-def _dot_of_rows(x: Array, kernel: Array, dimension_numbers: Any, **kwargs: Any) -> Array:
-    """x [..., C] times kernel [C, F], with the rows of x in one axis.
-
-    The kernel's gradient then contracts one axis: CPUs take up to a quarter less time for it.
-    """
-    product = jax.lax.dot(x.reshape(-1, x.shape[-1]), kernel, **kwargs)
-    return product.reshape(*x.shape[:-1], -1)
+def _dot(x: Array, kernel: Array, _: Any, *, precision: Any, **__: Any) -> Array:
+    """What nn.Dense calls instead of jax.lax.dot_general."""
+    return matmul(x, kernel, precision)
 
 
 def layer_norm(*, affine: bool = True, name: str | None = None) -> nn.LayerNorm:

@@ -1,0 +1,49 @@
+"""A matrix product whose kernel's gradient suits CPUs; elsewhere it is jax.lax.dot."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def matmul(
+    x: Float[Array, "... C"], kernel: Float[Array, "C F"], precision: jax.lax.PrecisionLike = None
+) -> Float[Array, "... F"]:
+    """x [..., C] times kernel [C, F], both of one dtype, which is also the result's.
+
+    The rows of x are one axis: contracting one axis instead of two makes the kernel's gradient up
+    to a quarter faster on CPUs.
+    """
+    product = _matmul(precision, x.reshape(-1, x.shape[-1]), kernel)
+    return product.reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _matmul(precision, x, kernel):
+    return jax.lax.dot(x, kernel, precision=precision)
+
+
+def _forward(precision, x, kernel):
+    # The product itself, not _matmul: policies of jax.checkpoint look for it.
+    return jax.lax.dot(x, kernel, precision=precision), (x, kernel)
+
+
+def _backward(precision, residuals, g):
+    x, kernel = residuals
+    dot = functools.partial(jax.lax.dot, precision=precision)
+    is_narrow = x.shape[1] <= g.shape[1]
+    return dot(g, kernel.T), dot(_written_transpose(x) if is_narrow else x.T, g)
+
+
+def _written_transpose(x):
+    """x^T; on CPUs as an array of its own, which XLA's products would otherwise read down columns.
+
+    For kernels [1024, 4096] that doubles the speed of the gradient. Wide operands are not worth it.
+    """
+    return jax.lax.platform_dependent(
+        x, cpu=lambda x: jax.lax.optimization_barrier(x.T), default=jnp.transpose
+    )
+
+
+_matmul.defvjp(_forward, _backward)
