@@ -46,7 +46,7 @@ def dense(
     )
 
 
-def _dot(x: Array, kernel: Array, _: Any, *, precision: Any, **__: Any) -> Array:
+def _dot(x: Array, kernel: Array, _: Any, precision: Any) -> Array:
     """What nn.Dense calls instead of jax.lax.dot_general."""
     return matmul(x, kernel, precision)
 
