@@ -8,6 +8,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# XLA's CPU client launches and runs programs on one pool of as many threads as there are devices. A
+# launch that waits for a device's earlier programs holds a thread that those may need: on a busy
+# machine all waited for each other, until XLA's time limit aborted the process.
+os.environ.setdefault("NPROC", "32")
 # What one test compiled, another (or a command that it starts) need not compile again.
 _CACHE = tempfile.TemporaryDirectory(prefix="vqlab-test-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)

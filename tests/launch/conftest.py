@@ -34,9 +34,8 @@ class StandIn:
         return [json.loads(path.read_text()) for path in paths]
 
     def wait_for_starts(self, *processes: int, starts: int = 1, seconds: float = 30) -> None:
-        """Returns once each of the processes has started that often."""
+        """Returns once each of the processes has started that often, and heeds signals."""
         wait_until(lambda: all(len(self.notes(p)) >= starts for p in processes), seconds)
-        time.sleep(0.3)  # a note is written just before the signal handler is there
 
 
 def wait_until(condition, seconds: float) -> None:

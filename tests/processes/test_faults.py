@@ -173,7 +173,8 @@ def wait_for_step(workdir, step, timeout=200):
     path = workdir / "metrics.jsonl"
     while time.perf_counter() < deadline:
         if path.exists() and any(
-            json.loads(line)["step"] >= step for line in path.read_text().splitlines()
+            json.loads(line)["step"] >= step
+            for line in path.read_text().split("\n")[:-1]  # the last one may still be written
         ):
             return
         time.sleep(0.2)

@@ -12,9 +12,9 @@ import sys
 import time
 
 
-def wait_for_signal() -> None:
-    """What training does, shortened: a signal ends it with 75 a second later, and another one,
-    which no launcher may send while a run is saving, at once with 99."""
+def heed_signals() -> list[int]:
+    """The signals received so far, from now on; a second one, which no launcher may send while a
+    run is saving, ends this process at once with 99."""
     received = []
 
     def receive(number, _frame):
@@ -24,18 +24,17 @@ def wait_for_signal() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, receive)
+    return received
+
+
+def wait_for_signal(received: list[int]) -> None:
+    """What training does, shortened: a signal ends it with 75 a second later."""
     print("waiting", flush=True)
     deadline = time.monotonic() + 60
     while not received and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1)
     sys.exit(75)
-
-
-def hang() -> None:
-    """A process whose peer is gone: SIGTERM does not end it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(60)
 
 
 def meet() -> None:
@@ -51,19 +50,38 @@ def meet() -> None:
     print(f"met {jax.process_count()} {jax.device_count()} {total}", flush=True)
 
 
+def leave_note(path: pathlib.Path) -> None:
+    """From when it is seen on, it is whole, and signals are heeded."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(
+        json.dumps({"argv": sys.argv[1:], "env": dict(os.environ), "pid": os.getpid()})
+    )
+    unfinished.rename(path)
+
+
 def main() -> None:
     folder = pathlib.Path(os.environ["STAND_IN"])
     names = ("JAX_PROCESS_ID", "SLURM_PROCID", "TPU_WORKER_ID")
     process = next(os.environ[name] for name in names if name in os.environ)
     start = len(list(folder.glob(f"{process}-*.json")))
-    note = {"argv": sys.argv[1:], "env": dict(os.environ), "pid": os.getpid()}
-    (folder / f"{process}-{start}.json").write_text(json.dumps(note))
-    print(f"process {process}", flush=True)
     plan = json.loads((folder / "plan.json").read_text())[process]
     what = plan[min(start, len(plan) - 1)]
-    if isinstance(what, int):
-        sys.exit(what)
-    {"wait": wait_for_signal, "hang": hang, "abort": os.abort, "meet": meet}[what]()
+    received = heed_signals() if what == "wait" else []
+    if what == "hang":  # a process whose peer is gone: SIGTERM does not end it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_note(folder / f"{process}-{start}.json")
+    print(f"process {process}", flush=True)
+    match what:
+        case "wait":
+            wait_for_signal(received)
+        case "hang":
+            time.sleep(60)
+        case "abort":
+            os.abort()
+        case "meet":
+            meet()
+        case code:
+            sys.exit(code)
 
 
 if __name__ == "__main__":
