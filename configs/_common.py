@@ -107,6 +107,11 @@ def imagenet() -> ml_collections.ConfigDict:
     node.path = ""  # of the folder
     node.train_split = "train"
     node.validation_split = "validation"
+    node.decoding = ml_collections.ConfigDict()  # of folder and tfds; see vqlab/data/decode.py
+    node.decoding.alpha = "drop"  # or "white": transparent images are laid over white
+    node.decoding.exif_rotation = False  # as published ImageNet pipelines; True for phone pictures
+    node.decoding.max_pixels = 178_956_970  # a larger image counts as unreadable
+    node.decoding.max_metadata_bytes = 1_048_576  # of a colour profile or text in a PNG, likewise
     return node
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from PIL import Image
 
 from benchmarks import train_step
 from configs import (
@@ -16,7 +17,7 @@ from configs import (
     semanticist_xl,
 )
 from tests import tiny
-from vqlab import build, results
+from vqlab import build, data, results
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -36,6 +37,7 @@ PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
         ({"optimizer.tokenizer.name": "lion"}, "unknown optimizer 'lion'"),
         ({"data.name": "imagenet"}, "unknown data source 'imagenet'"),
         ({"data.name": "folder", "data.path": "/nowhere"}, "/nowhere"),
+        ({"data.decoding.alpha": "black"}, "alpha is 'black'; choose from drop, white"),
         ({"evals.reconstruction.image_size": 30}, "evals.reconstruction.image_size=30"),
         ({"evals.reconstruction.name": "fid"}, "unknown evaluator 'fid'; known: reconstruction"),
         ({"init_from": "/nowhere"}, "/nowhere is no workdir"),
@@ -55,6 +57,19 @@ def test_a_missing_data_set_is_explained_in_three_lines(tmp_path):
         build.build_batches(config, build.build_mesh(config))
     assert len(str(error.value).splitlines()) == 3
     assert "imagenet2012" in str(error.value) and "--config.data.name=folder" in str(error.value)
+
+
+def test_decoding_is_the_config_s_and_the_default_in_workdirs_from_before_it(tmp_path):
+    Image.new("RGBA", (4, 4)).save(tmp_path / "a.png")
+    node = _common.imagenet()
+    node.update(name="folder", path=str(tmp_path))
+    assert build.build_source(node, "train").decoding == data.Decoding()  # the values that are said
+    node.decoding.alpha = "white"
+    assert build.build_source(node, "train").decoding == data.Decoding(alpha="white")
+    del node.decoding["max_pixels"], node.decoding["alpha"]
+    assert build.build_source(node, "train").decoding == data.Decoding()
+    del node["decoding"]
+    assert build.build_source(node, "train").decoding == data.Decoding()
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)

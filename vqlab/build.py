@@ -69,9 +69,9 @@ def build_optimizers(config: ml_collections.ConfigDict, players: tuple[str, ...]
 # What each source needs of config.data beside the split.
 _SOURCE_ARGUMENTS = {
     "photos": (),
-    "folder": ("path",),
+    "folder": ("path", "decoding"),
     "records": ("path",),
-    "tfds": ("dataset", "data_dir"),
+    "tfds": ("dataset", "data_dir", "decoding"),
 }
 
 
@@ -99,7 +99,10 @@ def check_stored(config: ml_collections.ConfigDict, frozen: dict) -> None:
 
 def build_source(node: ml_collections.ConfigDict, split: str) -> data.Source:
     """The images of a split; `node` is config.data."""
-    chosen = {name: node[name] for name in _SOURCE_ARGUMENTS.get(node.name, ())}
+    # Workdirs from before this setting lack it, or parts of it: what is missing is its default.
+    decoding = data.Decoding(**(node.decoding if "decoding" in node else {}))
+    given = node.to_dict() | {"decoding": decoding}
+    chosen = {name: given[name] for name in _SOURCE_ARGUMENTS.get(node.name, ())}
     return data.build_source(node.name, split=split, **chosen)
 
 

@@ -1,7 +1,9 @@
 import numpy as np
 
+from vqlab.data.corrupt import Failure
+from vqlab.data.decode import Decoding
 from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples
-from vqlab.data.transforms import TrainTransform
+from vqlab.data.transforms import CenterCrop, TrainTransform
 
 
 class HalfCorrupt:
@@ -49,3 +51,36 @@ def test_rows_of_a_process():
     assert (first["labels"].tolist(), first["mask"].tolist()) == ([2, 0], [True, False])
     assert [failure.record for failure in first["failures"]] == [3]
     assert (second["mask"].tolist(), second["failures"]) == ([False, False], [])
+
+
+class NoMemory(HalfCorrupt):
+    """A MemoryError while record 0 is read."""
+
+    def __getitem__(self, record):
+        if record == 0:
+            raise MemoryError
+        return super().__getitem__(record)
+
+
+def no_memory(image, rng):
+    raise MemoryError("of the crop")
+
+
+def test_an_image_too_large_for_the_memory_is_corrupt():
+    example = EvalExamples(NoMemory(), TrainTransform(8), count=6)(0)
+    assert (example.pixels, example.failures) == (None, (Failure(0, "number 0", "MemoryError"),))
+    example = EvalExamples(HalfCorrupt(), no_memory, count=6)(2)
+    assert example.failures == (Failure(2, "number 2", "MemoryError: of the crop"),)
+    assert TrainExamples(HalfCorrupt(), no_memory, seed=0)(0).pixels is None
+
+
+class Transparent(HalfCorrupt):
+    decoding = Decoding(alpha="white")
+
+    def __getitem__(self, record):
+        return {"image": np.zeros((8, 8, 4), np.uint8), "label": record}
+
+
+def test_images_are_decoded_as_their_source_says():
+    example = EvalExamples(Transparent(), CenterCrop(8), count=6)(0)
+    assert (example.pixels == 255).all()

@@ -1,6 +1,10 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
+from vqlab.data.decode import Decoding
 from vqlab.data.photos import PhotoSource
 from vqlab.data.tiles import TileSource
 
@@ -48,3 +52,15 @@ def test_unreadable_image_keeps_a_place_that_fails():
 def test_no_whole_tile_is_an_error():
     with pytest.raises(ValueError, match="no image of 1 holds a whole tile of 64 x 64"):
         TileSource(Arrays(np.zeros((63, 100, 3), np.uint8)), 64)
+
+
+class Rotated(Arrays):
+    decoding = Decoding(exif_rotation=True)
+
+
+def test_tiles_are_of_the_upright_image():
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (6, 4)).save(file, "PNG", exif=exif)
+    names = [TileSource(Rotated(file.getvalue()), 3).name(tile) for tile in range(2)]
+    assert names == ["image 0 at x=0 y=0", "image 0 at x=0 y=3"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqlab.data.transforms import CenterCrop, StoredCrop, TrainTransform, to_float
+from vqlab.data.transforms import MAX_CROPS, CenterCrop, StoredCrop, TrainTransform, to_float
 
 
 def noise(height, width, seed=0):
@@ -27,6 +27,48 @@ def test_center_crop_halves_with_a_box_filter():
 def test_center_crop_of_an_exact_size_is_the_middle():
     pixels = noise(8, 13)
     np.testing.assert_array_equal(CenterCrop(8)(Image.fromarray(pixels)), pixels[:, 2:10])
+
+
+def adm_center_crop(image, size):
+    """`center_crop_arr` of guided-diffusion's image_datasets.py, word for word."""
+    while min(*image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), resample=Image.BOX)
+    scale = size / min(*image.size)
+    image = image.resize(tuple(round(x * scale) for x in image.size), resample=Image.BICUBIC)
+    pixels = np.array(image)
+    crop_y = (pixels.shape[0] - size) // 2
+    crop_x = (pixels.shape[1] - size) // 2
+    return pixels[crop_y : crop_y + size, crop_x : crop_x + size]
+
+
+@pytest.mark.parametrize(
+    "shape", [(16, 16), (17, 31), (33, 50), (97, 64), (129, 300), (5, 7), (40, 1000), (2, 128)]
+)
+def test_center_crop_is_that_of_adm_bit_for_bit(shape):
+    image = Image.fromarray(noise(*shape))
+    np.testing.assert_array_equal(CenterCrop(16)(image), adm_center_crop(image, 16))
+
+
+@pytest.mark.parametrize("shape", [(1, 1500), (1500, 1), (3, 700), (40, 5000)])
+def test_center_crop_of_a_strip_is_that_of_adm_up_to_rounding(shape):
+    image = Image.fromarray(noise(*shape))
+    crop, expected = CenterCrop(16)(image).astype(int), adm_center_crop(image, 16).astype(int)
+    assert np.abs(crop - expected).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1)])
+def test_a_strip_of_pixels_is_never_resized_whole(shape, monkeypatch):
+    """60000 x 1 pixels with a shorter side of 256 would be 12 GB."""
+    resize = Image.Image.resize
+
+    def small(image, size, *args, **kwargs):
+        assert size[0] * size[1] <= MAX_CROPS * 256**2
+        return resize(image, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", small)
+    image = Image.fromarray(noise(*shape))
+    for transform in (CenterCrop(256), TrainTransform(256)):
+        assert transform(image, np.random.default_rng(0)).shape == (256, 256, 3)
 
 
 @pytest.mark.parametrize("shape", [(100, 50), (31, 200), (5, 7), (1, 1)])

@@ -8,6 +8,7 @@ resuming, and feeding any number of hosts, needs.
 """
 
 from vqlab.data.corrupt import CorruptDataError
+from vqlab.data.decode import Decoding
 from vqlab.data.manifest import Field, Manifest, check_records, read_manifest
 from vqlab.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
 from vqlab.data.record_writer import RecordFileError, RecordWriter
@@ -21,6 +22,7 @@ __all__ = [
     "CenterCrop",
     "CenterViews",
     "CorruptDataError",
+    "Decoding",
     "EvalBatches",
     "Field",
     "Manifest",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vqlab.data.corrupt import Failure
-from vqlab.data.decode import UNREADABLE, decode_rgb
+from vqlab.data.decode import UNREADABLE, decode_rgb, decoding_of
 
 MAX_REPLACEMENTS = 64
 
@@ -76,12 +76,11 @@ class TrainExamples:
         failures = []
         spare = None
         for _ in range(1 + MAX_REPLACEMENTS):
-            content = read_record(self._source, record)
-            if not isinstance(content, Failure):
-                image, label, arrays = content
-                rng = np.random.default_rng([self._seed, position, AUGMENTATION])
-                return Example(self._transform(image, rng), label, arrays, tuple(failures))
-            failures.append(content)
+            rng = np.random.default_rng([self._seed, position, AUGMENTATION])
+            example = read_example(self._source, record, self._transform, rng)
+            if not isinstance(example, Failure):
+                return example._replace(failures=tuple(failures))
+            failures.append(example)
             spare = spare or np.random.default_rng([self._seed, position, REPLACEMENT])
             record = int(spare.integers(len(self._source)))
         return no_example(*failures)
@@ -102,11 +101,21 @@ class EvalExamples:
         """A corrupt record is empty too, and listed."""
         if position >= self._count:
             return no_example()
-        content = read_record(self._source, position * len(self._source) // self._count)
-        if isinstance(content, Failure):
-            return no_example(content)
-        image, label, arrays = content
-        return Example(self._transform(image, None), label, arrays, ())
+        record = position * len(self._source) // self._count
+        example = read_example(self._source, record, self._transform, None)
+        return no_example(example) if isinstance(example, Failure) else example
+
+
+def read_example(source, record: int, transform, rng) -> Example | Failure:
+    """The transformed image, or what is wrong with a corrupt record."""
+    content = read_record(source, record)
+    if isinstance(content, Failure):
+        return content
+    image, label, arrays = content
+    try:
+        return Example(transform(image, rng), label, arrays, ())
+    except MemoryError as error:  # a huge image, which fitted alone, but not beside its crop
+        return _failure(source, record, error)
 
 
 def read_record(source, record: int) -> tuple | Failure:
@@ -114,9 +123,15 @@ def read_record(source, record: int) -> tuple | Failure:
     try:
         content = source[record]
         arrays = {name: content[name] for name in array_fields(source)}
-        return decode_rgb(content["image"]), content["label"], arrays
+        image = decode_rgb(content["image"], decoding_of(source))
+        return image, content["label"], arrays
     except UNREADABLE as error:
-        return Failure(int(record), source.name(record), f"{type(error).__name__}: {error}")
+        return _failure(source, record, error)
+
+
+def _failure(source, record: int, error: Exception) -> Failure:
+    reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return Failure(int(record), source.name(record), reason)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import logging
 import os
 
+from vqlab.data.decode import PLAIN, Decoding
+
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 
 
@@ -16,24 +18,33 @@ class TfdsSource:
       dataset: tfds name, `imagenet2012` or with a version `imagenet2012:5.1.0`.
       split: tfds split, `train`, `validation`, `train[:1%]`.
       data_dir: where data sets lie; empty for `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+      decoding: how the images become RGB.
 
     Raises:
       ValueError: not prepared there as array_record (three lines: how to), no such split, or no
         image feature.
     """
 
-    def __init__(self, dataset: str, split: str = "train", data_dir: str | None = None):
+    def __init__(
+        self,
+        dataset: str,
+        split: str = "train",
+        data_dir: str | None = None,
+        decoding: Decoding = PLAIN,
+    ):
         if not dataset:
             raise ValueError("the tfds data set has no name; give e.g. dataset='imagenet2012'")
         where = data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR
         self._args = (dataset, split, os.path.expanduser(where))
+        self.decoding = decoding
         self._records, features = _open(*self._args)
         self._has_label = "label" in features
         label = features["label"] if self._has_label else None
-        self.num_classes = getattr(label, "num_classes", None) or 1
+        self.num_classes = (getattr(label, "num_classes", None) or 1) if self._has_label else 0
 
     def __reduce__(self):
-        return TfdsSource, self._args  # a worker opens its own: builders do not always pickle
+        # A worker opens its own: builders do not always pickle.
+        return TfdsSource, (*self._args, self.decoding)
 
     def __len__(self) -> int:
         return len(self._records)

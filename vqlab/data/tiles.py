@@ -1,11 +1,8 @@
 """Every whole tile of a few images, each as a record of its own."""
 
-import io
-
 import numpy as np
-from PIL import Image
 
-from vqlab.data.decode import UNREADABLE, decode_rgb
+from vqlab.data.decode import UNREADABLE, decode_rgb, decoding_of
 
 
 class TileSource:
@@ -44,7 +41,8 @@ class TileSource:
         """{"image": uint8 [size, size, 3], "label": the image's label}."""
         record, x, y = self._tiles[tile]
         fields = self._source[record]
-        image = decode_rgb(fields["image"]).crop((x, y, x + self._size, y + self._size))
+        image = decode_rgb(fields["image"], decoding_of(self._source))
+        image = image.crop((x, y, x + self._size, y + self._size))
         return {"image": np.asarray(image), "label": fields["label"]}
 
     def name(self, tile: int) -> str:
@@ -56,10 +54,7 @@ class TileSource:
 def _corners(source, record: int, size: int) -> list[tuple[int, int]]:
     """Upper left corners of an image's tiles, row by row."""
     try:
-        image = source[record]["image"]
-        if isinstance(image, bytes):
-            image = Image.open(io.BytesIO(image))  # reads the header only
-        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+        width, height = decoding_of(source).size(source[record]["image"])
     except UNREADABLE:
         return [(0, 0)]
     return [

@@ -6,6 +6,8 @@ import math
 import numpy as np
 from PIL import Image
 
+MAX_CROPS = 64  # that are resized around a centre crop, at most
+
 
 def to_float(images_u8: np.ndarray) -> np.ndarray:
     """uint8 pixels to float32 in [-1, 1]: x / 127.5 - 1."""
@@ -36,14 +38,21 @@ def _resized_crop(
     y = math.floor(top * (height - size) + 0.5)
     if (width, height) == image.size:
         return image.crop((x, y, x + size, y + size))
+    box = _source_box(image, width, height, size, x, y)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+
+
+def _source_box(
+    image: Image.Image, width: int, height: int, size: int, x: int, y: int
+) -> tuple[float, float, float, float]:
+    """Where in the image the `size` x `size` crop at x, y of its resized copy comes from."""
     step_x, step_y = image.width / width, image.height / height  # source pixels per pixel
-    box = (
+    return (
         x * step_x,
         y * step_y,
         min((x + size) * step_x, image.width),
         min((y + size) * step_y, image.height),
     )
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +117,9 @@ class CenterCrop:
     """ADM's centre crop (guided-diffusion, image_datasets.py `center_crop_arr`).
 
     The image is halved with a box filter while its shorter side is at least twice `size`, then
-    resized bicubically to a shorter side of `size`, then cropped in the middle.
+    resized bicubically to a shorter side of `size`, then cropped in the middle. Of an image more
+    than `MAX_CROPS` times as long as wide only the crop is computed, equal up to rounding: 60000 x
+    1 pixels would be resized to 4 billion.
 
     Attributes:
       size: side of the crop in pixels.
@@ -126,8 +137,12 @@ class CenterCrop:
             image = image.resize(halves, Image.Resampling.BOX)
         scale = self.size / min(image.size)
         width, height = (round(side * scale) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
         x, y = (width - self.size) // 2, (height - self.size) // 2
+        if max(width, height) > MAX_CROPS * self.size:
+            box = _source_box(image, width, height, self.size, x, y)
+            crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+            return np.asarray(crop)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(image.crop((x, y, x + self.size, y + self.size)))
 
 
