@@ -165,7 +165,8 @@ class Job:
             num_classes=source.num_classes,
             fields=_fields(encoder, config.image_size),
             views=views.describe(),
-            source=_source_facts(config.data, name, self._batches.num_images),
+            source=_source_facts(config.data, name, self._batches.num_images)
+            | _decoding_facts(source),
             records_per_shard=records_per_shard,
         )
         self._writer = data.RecordWriter(
@@ -216,6 +217,12 @@ _IDENTITY = {"tfds": ("dataset",), "folder": ("path",), "records": ("path",)}
 def _source_facts(node: ml_collections.ConfigDict, split: str, num_images: int) -> dict[str, Any]:
     identity = {name: node[name] for name in _IDENTITY.get(node.name, ())}
     return {"name": node.name, **identity, "split": split, "num_images": num_images}
+
+
+def _decoding_facts(source: data.Source) -> dict[str, Any]:
+    """How the images became RGB, if not by the defaults."""
+    changes = data.decoding_of(source).changes()
+    return {"decoding": changes} if changes else {}
 
 
 def training_flags(config: ml_collections.ConfigDict, path: pathlib.Path) -> list[str]:

@@ -158,6 +158,11 @@ def test_settings_out_of_range(setting, message):
         Decoding(**setting)
 
 
+def test_only_what_was_changed_is_written_down():
+    assert Decoding().changes() == {}
+    assert Decoding(alpha="white", max_pixels=9).changes() == {"alpha": "white", "max_pixels": 9}
+
+
 def test_pixels_are_taken_as_they_are():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     np.testing.assert_array_equal(np.asarray(decode_rgb(pixels)), pixels)

@@ -8,7 +8,7 @@ resuming, and feeding any number of hosts, needs.
 """
 
 from vqlab.data.corrupt import CorruptDataError
-from vqlab.data.decode import Decoding
+from vqlab.data.decode import Decoding, decoding_of
 from vqlab.data.manifest import Field, Manifest, check_records, read_manifest
 from vqlab.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
 from vqlab.data.record_writer import RecordFileError, RecordWriter
@@ -38,6 +38,7 @@ __all__ = [
     "ViewBatches",
     "build_source",
     "check_records",
+    "decoding_of",
     "eval_batches",
     "read_manifest",
     "to_float",

@@ -66,6 +66,10 @@ class Decoding:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
 
+    def changes(self) -> dict[str, str | bool | int]:
+        """What differs from the defaults, which older records were made with."""
+        return {n: x for n, x in dataclasses.asdict(self).items() if x != getattr(PLAIN, n)}
+
     def size(self, image: bytes | np.ndarray | Image.Image) -> tuple[int, int]:
         """(width, height) of what `decode_rgb` gives; of an encoded file reads only the header.
 
