@@ -94,9 +94,16 @@ def read_results(workdir: str | pathlib.Path) -> dict[str, float]:
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{path} is truncated or no evaluation") from error
     return {
-        name: math.nan if entry["value"] is None else entry["value"]
+        _name_today(name, saved): math.nan if entry["value"] is None else entry["value"]
         for name, entry in saved.items()
     }
+
+
+def _name_today(name: str, saved: Mapping[str, Any]) -> str:
+    """Where `ssim_gaussian_valid` is not beside it, `ssim_gaussian` is still that one."""
+    if name.endswith("/ssim_gaussian") and f"{name}_valid" not in saved:
+        return f"{name}_valid"
+    return name
 
 
 class Method(NamedTuple):

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,8 @@ from scipy.signal import correlate2d
 from skimage.metrics import structural_similarity
 
 from vqlab.evaluation import image_metrics as metrics
+
+TORCHMETRICS = pathlib.Path(__file__).parent.parent / "golden" / "torchmetrics" / "ssim.npz"
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +73,17 @@ def test_uniform_ssim_equals_skimage(pair):
     np.testing.assert_allclose(metrics.ssim_uniform(images, images), 1.0, atol=1e-6)
 
 
-def test_gaussian_ssim_equals_its_definition(pair):
+@pytest.mark.parametrize("size", ["11x11", "16x24", "33x40", "64x64"])
+def test_gaussian_ssim_equals_torchmetrics(size):
+    with np.load(TORCHMETRICS) as stored:
+        pair = (stored[f"in/{name}_{size}"] for name in ("images", "reconstruction"))
+        ours = metrics.ssim_gaussian(*(jnp.float32(z / 127.5 - 1) for z in pair))
+        np.testing.assert_allclose(ours["ssim_gaussian"], stored[f"out/ssim_{size}"], atol=1e-5)
+
+
+def test_gaussian_ssim_inside_the_image_equals_its_definition(pair):
     images, reconstruction = pair
-    ours = jax.jit(metrics.ssim_gaussian)(images, reconstruction)
+    ours = jax.jit(metrics.ssim_gaussian)(images, reconstruction)["ssim_gaussian_valid"]
     weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     window = np.outer(weights, weights) / weights.sum() ** 2
     for i in range(3):

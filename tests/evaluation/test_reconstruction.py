@@ -132,7 +132,7 @@ def test_the_mean_image_is_the_best_that_is_one_for_all(images, evaluated):
 
 
 def test_metrics_of_mgvq_keep_their_names(evaluated):
-    quality = {"psnr", "psnr_mean", "ssim", "ssim_gaussian"}
+    quality = {"psnr", "psnr_mean", "ssim", "ssim_gaussian", "ssim_gaussian_valid"}
     ways = ("groups_1", "groups_2", "mean_colour", "mean_image")
     per_group = {f"{x}_g{g}" for x in ("usage", "perplexity", "entropy") for g in range(GROUPS)}
     rates = {"bits_per_pixel", "entropy_bits_per_pixel", "images_per_second", "num_images"}

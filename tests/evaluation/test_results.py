@@ -83,6 +83,16 @@ def test_numbers_are_saved_with_their_protocol_and_read_back(tmp_path, evaluated
         results.read_results(tmp_path / "nowhere")
 
 
+def test_the_gaussian_ssim_of_an_old_run_is_read_as_what_it_was(tmp_path):
+    names = ("r/psnr", "r/ssim_gaussian", "r/groups_1/ssim_gaussian")
+    for names_now in (names, (*names, "r/ssim_gaussian_valid", "r/groups_1/ssim_gaussian_valid")):
+        saved = {name: {"value": 0.5, "protocol": ""} for name in names_now}
+        (tmp_path / results.EVALUATION_FILE).write_text(json.dumps({"step": 1, "results": saved}))
+        read = results.read_results(tmp_path)
+        assert "r/ssim_gaussian_valid" in read and "r/groups_1/ssim_gaussian_valid" in read
+        assert ("r/ssim_gaussian" in read) == (names_now is not names)
+
+
 def test_other_runs_are_drawn_beside_this_one(tmp_path, evaluated, monkeypatch):
     evaluators, values = evaluated
     drawn = []

@@ -32,7 +32,10 @@ PROTOCOLS = {
     "psnr": "dB, of the mean MSE over all images; floats in [0, 1], clipped (MGVQ, eval_recon.py)",
     "psnr_mean": "dB, mean over images of each image's PSNR; floats in [0, 1], clipped",
     "ssim": "7x7 uniform window on uint8 (floored), mean over images; as skimage (MGVQ)",
-    "ssim_gaussian": "11x11 Gaussian window on floats in [0, 1], mean over images; as torchmetrics",
+    "ssim_gaussian": "11x11 Gaussian window around every pixel, the border reflected, on floats in "
+    "[0, 1], clipped; mean over images; as torchmetrics (Semanticist)",
+    "ssim_gaussian_valid": "11x11 Gaussian window inside the image on floats in [0, 1], clipped; "
+    "mean over images; as tf.image.ssim",
     "lpips": "VGG-16, version 0.1, images in [-1, 1], mean over images",
     "images_per_second": "encode and decode with all {noun}, median of {repeats} runs of one batch "
     "after compilation; no loading, no metrics",
@@ -44,7 +47,8 @@ PROTOCOLS = {
     "num_images": "images evaluated, padding not counted",
 }
 # These depend on how the ladder decodes.
-DECODED = ("psnr", "psnr_mean", "ssim", "ssim_gaussian", "lpips", "images_per_second")
+SSIM = ("ssim", "ssim_gaussian", "ssim_gaussian_valid")
+DECODED = ("psnr", "psnr_mean", *SSIM, "lpips", "images_per_second")
 BASELINES = {
     "mean_colour": "of each image painted in its own mean colour",
     "mean_image": "with the mean of all evaluated images in the place of each",
@@ -73,36 +77,35 @@ def describe(name: str, noun: str = "groups", setting: str = "") -> str:
 
 @struct.dataclass
 class Quality:
-    """Metric states of one way of reconstructing; `lpips` is None where it is not measured."""
+    """Metric states of one way of reconstructing: PSNR, and means of one value per image by name.
+
+    "lpips" is among the names where it is measured.
+    """
 
     psnr: PSNR
-    ssim: Mean
-    ssim_gaussian: Mean
-    lpips: Mean | None
+    means: dict[str, Mean]
 
     @classmethod
     def empty(cls, *, lpips: bool) -> Quality:
         """No images."""
-        return cls(PSNR.empty(), Mean.empty(), Mean.empty(), Mean.empty() if lpips else None)
+        names = (*SSIM, "lpips") if lpips else SSIM
+        return cls(PSNR.empty(), {name: Mean.empty() for name in names})
 
     def add(self, lpips_params: Any, images, reconstruction, mask) -> Quality:
         """With a batch; `lpips_params` is read only where LPIPS is measured."""
-        lpips = self.lpips
-        if lpips is not None:
-            distance = lpips_distance(lpips_params, images, jnp.clip(reconstruction, -1, 1))
-            lpips = lpips.add(distance, mask)
+        values = {"ssim": ssim_uniform(images, reconstruction)}
+        values |= ssim_gaussian(images, reconstruction)
+        if "lpips" in self.means:
+            values["lpips"] = lpips_distance(lpips_params, images, jnp.clip(reconstruction, -1, 1))
         return Quality(
             psnr=self.psnr.add(images, reconstruction, mask),
-            ssim=self.ssim.add(ssim_uniform(images, reconstruction), mask),
-            ssim_gaussian=self.ssim_gaussian.add(ssim_gaussian(images, reconstruction), mask),
-            lpips=lpips,
+            means={name: mean.add(values[name], mask) for name, mean in self.means.items()},
         )
 
     def compute(self) -> dict[str, jax.Array]:
         """Scalars by name."""
-        values = self.psnr.compute()
-        means = {"ssim": self.ssim, "ssim_gaussian": self.ssim_gaussian, "lpips": self.lpips}
-        return values | {name: mean.compute() for name, mean in means.items() if mean is not None}
+        means = {name: mean.compute() for name, mean in self.means.items()}
+        return self.psnr.compute() | means
 
 
 class ReconstructionEvaluator:
@@ -151,10 +154,11 @@ class ReconstructionEvaluator:
     def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
         """Metrics of the tokenizer with these parameters, flat.
 
-        `psnr`, `psnr_mean`, `ssim`, `ssim_gaussian` (and `lpips`) with everything, the same under
-        `groups_1/` ... `groups_G/` or `concepts_1/` ... `concepts_S/`, `mean_colour/` and
-        `mean_image/`; `images_per_second`, `num_images`. Of MGVQ also `usage_g0`,
-        `perplexity_g0`, `entropy_g0`, ... per group, `bits_per_pixel`, `entropy_bits_per_pixel`.
+        `psnr`, `psnr_mean`, `ssim`, `ssim_gaussian`, `ssim_gaussian_valid` (and `lpips`) with
+        everything, the same under `groups_1/` ... `groups_G/` or `concepts_1/` ... `concepts_S/`,
+        `mean_colour/` and `mean_image/`; `images_per_second`, `num_images`. Of MGVQ also
+        `usage_g0`, `perplexity_g0`, `entropy_g0`, ... per group, `bits_per_pixel`,
+        `entropy_bits_per_pixel`.
 
         Raises:
           ValueError: there are no images, or LPIPS is wanted and its parameters are absent.
