@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what comes back, and what is said when they are broken."""
 
+import math
 import resource
 import signal
 
@@ -25,10 +26,14 @@ def abstract(tree, place=None):
 def test_keeps_the_newest_and_the_best(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=2, keep_best=1, best_metric="psnr")
     for step, psnr in enumerate([3.0, 9.0, None, 4.0, 5.0]):
-        metrics = None if psnr is None else {"psnr": psnr, "other": 1.0}
-        checkpointer.save(step, state(step), {"next": step}, metrics)
-    checkpointer.wait()
+        checkpointer.save(step, state(step), {"next": step})
+        checkpointer.wait()
+        assert not checkpointer.is_measured(step)
+        if psnr is not None:
+            checkpointer.record(step, {"psnr": psnr, "other": 1.0})
+    checkpointer.record(9, {"psnr": 99.0})  # there is no checkpoint of this step
     assert checkpointer.steps() == [1, 3, 4]
+    assert [checkpointer.is_measured(step) for step in (1, 3, 4, 9)] == [True, True, True, False]
     assert checkpointer.best_step() == 1
     restored, position = checkpointer.restore(abstract(state()), "best")
     assert position == {"next": 1} and float(restored["params"]["w"][0, 0]) == 1.0
@@ -40,10 +45,34 @@ def test_keeps_the_newest_and_the_best(tmp_path):
 def test_the_smallest_is_best_where_the_config_says_so(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=1, best_metric="loss", best_mode="min")
     for step, loss in enumerate([3.0, 1.0, 2.0]):
-        checkpointer.save(step, state(step), {}, {"loss": loss})
-    checkpointer.wait()
+        checkpointer.save(step, state(step), {})
+        checkpointer.wait()
+        checkpointer.record(step, {"loss": loss})
     assert checkpointer.steps() == [1, 2] and checkpointer.best_step() == 1
     checkpointer.close()
+
+
+def test_what_earlier_runs_measured_is_read_and_what_is_not_finite_is_not_best(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=9, best_metric="psnr")
+    for step in (1, 2, 3):
+        checkpointer.save(step, state(step), {})
+    checkpointer.wait()
+    # As Orbax wrote it, which saved the metrics with the state.
+    for step, text in ((1, '{"psnr": 20.5}'), (2, '{"psnr": NaN}'), (3, '{"psnr": 3')):
+        folder = checkpointer.directory / str(step) / "metrics"
+        folder.mkdir()
+        (folder / "metrics").write_text(text)
+    assert checkpointer.best_step() == 1
+    checkpointer.record(3, {"psnr": math.inf})
+    assert checkpointer.best_step() == 1 and checkpointer.is_measured(3)
+    checkpointer.record(3, {"psnr": 20.5})
+    checkpointer.close()
+    again = Checkpointer(tmp_path, keep=1, best_metric="psnr")
+    assert again.best_step() == 3
+    again.save(4, state(), {})
+    again.wait()
+    assert again.steps() == [3, 4]
+    again.close()
 
 
 def test_restores_onto_another_mesh(tmp_path):

@@ -12,7 +12,14 @@ import pytest
 from vqlab.training.checkpoint import Checkpointer
 from vqlab.training.events import EventLog, read_events
 from vqlab.training.guards import Guards
-from vqlab.training.loop import DivergedForGood, Intervals, Run, beside_state, train
+from vqlab.training.loop import (
+    DivergedForGood,
+    Intervals,
+    Run,
+    beside_state,
+    lacks_evaluation,
+    train,
+)
 from vqlab.training.profiling import Profiler, ProfileWindow
 from vqlab.training.speed import Speedometer
 from vqlab.training.step import TrainState
@@ -93,7 +100,7 @@ def make_run(tmp_path, batches, evaluate=None):
         stop=StopSignal(),
         speed=Speedometer(1),
         profiler=Profiler(ProfileWindow(), tmp_path),
-        is_evaluation_due=beside["is_evaluation_due"],
+        is_evaluation_due=lacks_evaluation(checkpointer, int(state.step), beside),
     )
 
 
@@ -204,6 +211,37 @@ def test_an_evaluation_that_a_signal_ends_is_made_up_for(tmp_path, at):
     again = make_run(tmp_path, Counting(), lambda state: seen.append(int(state.step)) or {})
     _, is_complete = train(again, 6, intervals)
     assert is_complete and seen[0] == at and seen[-1] == 6
+
+
+def test_no_evaluation_costs_a_step(tmp_path):
+    """Its checkpoint is on disk before, due or not, and another process can evaluate it then."""
+
+    def failing(state):
+        assert [p.name for p in (tmp_path / "checkpoints").glob("[0-9]")] == ["3"]
+        raise MemoryError
+
+    run = make_run(tmp_path, Counting(), failing)
+    intervals = Intervals(log=0, evaluate=3, checkpoint=0)
+    with pytest.raises(MemoryError):
+        train(run, 9, intervals)
+    run.close()
+    seen = []
+    again = make_run(tmp_path, Counting(), lambda state: seen.append(int(state.step)) or {})
+    assert int(again.state.step) == 3
+    _, is_complete = train(again, 9, intervals)
+    assert is_complete and seen == [3, 6, 9]
+    again.close()
+    assert not make_run(tmp_path, Counting(), failing).is_evaluation_due
+
+
+def test_where_a_run_goes_back_to_is_not_evaluated_again(tmp_path):
+    seen = []
+    batches = Counting(poisoned={6}, cured_after=1)
+    run = make_run(tmp_path, batches, lambda state: seen.append(int(state.step)) or {"score": 1.0})
+    guards = Guards(max_skipped=0, max_rollbacks=1)
+    _, is_complete = train(run, 8, Intervals(log=0, evaluate=2, checkpoint=0), guards)
+    assert is_complete and seen == [2, 4, 6, 8] and batches.num_reshuffles == 1
+    assert run.checkpointer.best_step() == 8
 
 
 def test_a_window_of_steps_is_profiled(tmp_path):

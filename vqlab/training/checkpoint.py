@@ -1,8 +1,9 @@
 """Checkpoints: the whole state of a run, written by Orbax in the background.
 
 A checkpoint holds the train state (parameters, variables, optimizers, averaged weights), the
-position in the data, and the metrics of the evaluation at its step, if there was one. A checkpoint
-becomes visible only when it is complete, so a killed run resumes from the one before.
+position in the data, and beside them, once it is measured, the metrics of the evaluation at its
+step. A checkpoint becomes visible only when it is complete, so a killed run resumes from the one
+before.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
+
+from vqlab.training.scores import BestMeasured, Scores
 
 Tree = Any
 
@@ -121,58 +124,52 @@ class Checkpointer:
         best_metric: str = "",
         best_mode: str = "max",
     ):
-        if best_mode not in ("max", "min"):
-            raise ValueError(f"unknown best_mode {best_mode!r}; known: max, min")
         if keep < 1:
             raise ValueError(f"keep={keep} checkpoints: at least the newest is kept")
-        self._metric, self._mode = best_metric, best_mode
-        policies = [checkpoint_managers.LatestN(keep)]
-        if best_metric and keep_best:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
-                    reverse=best_mode == "min",
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._scores = Scores(self.directory, best_metric, best_mode)
+        policies = [checkpoint_managers.LatestN(keep), BestMeasured(self._scores, keep_best)]
         self._newest_asked = -1
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                # Ranks nothing (the policies do); without it metrics are not read back.
-                best_fn=lambda metrics: metrics[best_metric],
-                best_mode=best_mode,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 save_interval_steps=1,
                 enable_async_checkpointing=True,
             ),
         )
 
-    def save(self, step: int, state: Tree, data: dict, metrics: dict | None = None) -> None:
+    def save(self, step: int, state: Tree, data: dict) -> None:
         """Writes in the background; waits first for the save before it.
 
         Args:
           step: number of finished steps.
           state: the train state.
           data: the data iterator's JSON state.
-          metrics: of the evaluation at this step, or None.
 
         Raises:
           CheckpointError: this one or the one before cannot be written.
         """
         if step in self._manager.all_steps():
             return
-        scores = None
-        if metrics is not None and self._metric in metrics:
-            scores = {self._metric: float(metrics[self._metric])}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         with self._named_errors():
             self._manager.wait_until_finished()
         self._newest_asked = step
         with self._named_errors():
-            self._manager.save(step, args=items, metrics=scores, force=True)
+            self._manager.save(step, args=items, force=True)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps what was measured of a step beside its checkpoint, if it has one on disk.
+
+        Raises:
+          OSError: it cannot be written; the checkpoint is as it was.
+        """
+        self._scores.record(step, metrics)
+
+    def is_measured(self, step: int) -> bool:
+        """Whether `record` was called for the checkpoint; the same on all processes."""
+        return self._scores.has(step)
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -196,14 +193,7 @@ class Checkpointer:
 
     def best_step(self) -> int | None:
         """The checkpoint with the best evaluation, or None when none was evaluated."""
-        scored = [
-            (metrics[self._metric], step)
-            for step in self.steps()
-            if self._metric in (metrics := self._manager.metrics(step) or {})
-        ]
-        if not scored:
-            return None
-        return (max if self._mode == "max" else min)(scored)[1]
+        return next(iter(self._scores.ranked(self.steps())), None)
 
     def restore(self, abstract_state: Tree, step: int | str = "latest") -> tuple[Tree, dict]:
         """(state, data state) of a checkpoint.

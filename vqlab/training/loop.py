@@ -50,7 +50,10 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """In steps. 0 turns one off; the end of a run always evaluates and saves."""
+    """In steps. 0 turns one off; the end of a run always saves and evaluates.
+
+    Before an evaluation a checkpoint is written, whether or not one is due.
+    """
 
     log: int
     evaluate: int
@@ -67,7 +70,8 @@ class Run:
       frozen: never-trained networks' parameters.
       batches: host batches of this process.
       to_device: host batch -> global arrays.
-      evaluate: `(state) -> {name: value}`, or None. Raises StopRequested where `stop` says so.
+      evaluate: `(state) -> {name: value}`, or None. Raises StopRequested where `stop` says so. A
+        checkpoint of its step is on disk before it is called.
       restore: the state and what `beside_state` gave, of the newest checkpoint or of the beginning.
       stop: asked once a step.
       evaluation: the newest one's metrics, once there is one.
@@ -104,6 +108,11 @@ def beside_state(batches: Batches, is_evaluation_due: bool = False) -> dict[str,
     return {"data": batches.get_state(), "is_evaluation_due": is_evaluation_due}
 
 
+def lacks_evaluation(checkpointer: Checkpointer, step: int, beside: dict[str, Any]) -> bool:
+    """Whether the checkpoint of `step` was to be evaluated, and was not."""
+    return beside["is_evaluation_due"] and not checkpointer.is_measured(step)
+
+
 def train(
     run: Run, num_steps: int, intervals: Intervals, guards: Guards | None = None
 ) -> tuple[TrainState, bool]:
@@ -132,6 +141,7 @@ def _go_back(run: Run, error: Diverged, guards: Guards) -> None:
     run.state, beside = run.restore()
     run.batches.set_state(beside["data"], reshuffle=True)
     step = int(run.state.step)
+    run.is_evaluation_due = lacks_evaluation(run.checkpointer, step, beside)
     run.writer.rewind(step)
     text = f"{error}; back to step {step}, in data order {run.batches.num_reshuffles}"
     run.events.write(error.step, "rollback", text)
@@ -160,11 +170,11 @@ class _Advance:
                     progress.update(1)
                     if self._is_due(self._intervals.log):
                         progress.show(self._log())
-                    run.is_evaluation_due = self._is_due(self._intervals.evaluate)
+                    run.is_evaluation_due = self._is_evaluation_due()
+                    if run.is_evaluation_due or self._is_due(self._intervals.checkpoint):
+                        self._save()
                     if run.is_evaluation_due:
                         self._evaluate()
-                    if self._is_due(self._intervals.checkpoint):
-                        self._save()
             except StopRequested:
                 pass  # between the batches of an evaluation, which is due once more then
             is_complete = self._step >= self._num_steps and not run.is_evaluation_due
@@ -184,6 +194,9 @@ class _Advance:
 
     def _is_due(self, every: int) -> bool:
         return self._step == self._num_steps or (every > 0 and self._step % every == 0)
+
+    def _is_evaluation_due(self) -> bool:
+        return self._run.evaluate is not None and self._is_due(self._intervals.evaluate)
 
     def _log(self) -> dict[str, float]:
         """Writes the means since the last log, and what is wrong with them."""
@@ -208,10 +221,12 @@ class _Advance:
         if run.evaluate is not None:
             self._window.drain()
             with run.speed.paused():
+                run.checkpointer.wait()  # whatever an evaluation does, the step is not lost
                 run.evaluation = run.evaluate(run.state)
             run.writer.write_scalars(
                 self._step, {f"eval/{name}": value for name, value in run.evaluation.items()}
             )
+            run.checkpointer.record(self._step, run.evaluation)
         run.is_evaluation_due = False
 
     def _save(self, *, always: bool = False) -> None:
@@ -220,11 +235,6 @@ class _Advance:
         self._window.drain()
         if self._window.skipped_in_row and not always and self._step < self._num_steps:
             return
-        evaluation = None if run.is_evaluation_due else run.evaluation
+        beside = beside_state(run.batches, run.is_evaluation_due)
         with run.speed.paused():
-            run.checkpointer.save(
-                self._step,
-                run.state,
-                beside_state(run.batches, run.is_evaluation_due),
-                evaluation if self._is_due(self._intervals.evaluate) else None,
-            )
+            run.checkpointer.save(self._step, run.state, beside)
