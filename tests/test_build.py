@@ -39,6 +39,7 @@ PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
         ({"data.name": "folder", "data.path": "/nowhere"}, "/nowhere"),
         ({"data.decoding.alpha": "black"}, "alpha is 'black'; choose from drop, white"),
         ({"evals.reconstruction.image_size": 30}, "evals.reconstruction.image_size=30"),
+        ({"evals.reconstruction.image_size": 8}, "image_size=8 is too small .*: at least 11"),
         ({"evals.reconstruction.name": "fid"}, "unknown evaluator 'fid'; known: reconstruction"),
         ({"init_from": "/nowhere"}, "/nowhere is no workdir"),
     ],

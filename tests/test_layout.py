@@ -24,6 +24,7 @@ CONFIG_READERS = {
     "build.py",
     "cli.py",
     "estimate.py",
+    "evals.py",
     "evaluate.py",
     "main.py",
     "methods.py",

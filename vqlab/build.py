@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,17 +18,17 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vqlab import data
-from vqlab.evaluation.evaluators import EVALUATORS, Evaluator
-from vqlab.evaluation.ladders import Ladder, ladder_of
+from vqlab.evals import build_evaluators
+from vqlab.evaluation.evaluators import Evaluator, run_evaluators
 from vqlab.export.fingerprint import latent_fingerprints
-from vqlab.methods import build_frozen, build_objective, check_image_size
+from vqlab.methods import build_frozen, build_objective
 from vqlab.planning.chips import chip_of
 from vqlab.planning.flops import traced_flops
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.training.events import EventLog
 from vqlab.training.guards import Guards
-from vqlab.training.loop import Run, beside_state
+from vqlab.training.loop import Run, beside_state, lacks_evaluation
 from vqlab.training.objectives import TOKENIZER
 from vqlab.training.optim import build_optimizer
 from vqlab.training.profiling import Profiler, ProfileWindow
@@ -124,77 +123,6 @@ def build_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> data.TrainBa
     )
 
 
-# What an evaluator's node says about its images; the rest are the evaluator's own arguments.
-_EVALUATION_DATA = ("name", "image_size", "tile_size", "batch_size", "limit")
-
-
-def build_evaluator(
-    config: ml_collections.ConfigDict,
-    name: str,
-    model,
-    mesh: Mesh,
-    before_batch: Callable[[], None] = lambda: None,
-) -> Evaluator:
-    """The evaluator `config.evals.<name>`, whose batches lie on `mesh`."""
-    node = config.evals[name]
-    if node.name not in EVALUATORS:
-        raise ValueError(f"unknown evaluator {node.name!r}; known: {', '.join(EVALUATORS)}")
-    check_image_size(model, node.image_size, f"evals.{name}.image_size")
-    parts = sharding.batch_parts(mesh)
-    if node.batch_size % parts:
-        raise ValueError(
-            f"evals.{name}.batch_size={node.batch_size} does not divide over {parts} devices"
-        )
-    splits = {"train": config.data.train_split, "validation": config.data.validation_split}
-
-    @functools.cache
-    def batches(split: str):
-        return _eval_batches(config, node, splits[split], mesh)
-
-    batches("validation")  # missing data are an error now, not after hours
-
-    def make_batches(split: str = "validation"):
-        for batch in batches(split):
-            before_batch()
-            yield sharding.global_batch(batch, mesh)
-
-    arguments = _arguments(node, *_EVALUATION_DATA)
-    if node.name == "reconstruction":
-        arguments["lpips"] = bool(config.objective.lpips_weights)
-    return EVALUATORS[node.name](build_ladder(config, model), make_batches, **arguments)
-
-
-def build_evaluators(
-    config: ml_collections.ConfigDict, model, mesh: Mesh, stop: StopSignal
-) -> dict[str, Evaluator]:
-    """All evaluators of the config; they raise StopRequested between batches."""
-    return {name: build_evaluator(config, name, model, mesh, stop.check) for name in config.evals}
-
-
-def build_ladder(config: ml_collections.ConfigDict, model) -> Ladder:
-    """The model as reconstructions from growing prefixes, sampled as `config.sampling` says."""
-    sampling = _arguments(config.sampling) if "sampling" in config else {}
-    return ladder_of(model, **sampling)
-
-
-def _eval_batches(
-    config: ml_collections.ConfigDict, node: ml_collections.ConfigDict, split: str, mesh: Mesh
-):
-    part, num_parts = sharding.own_part(mesh)
-    source = build_source(config.data, split)
-    if node.tile_size:
-        source = data.TileSource(source, node.tile_size)
-    return data.eval_batches(
-        source,
-        data.CenterCrop(node.image_size),
-        node.batch_size,
-        process_index=part,
-        process_count=num_parts,
-        limit=node.limit or None,
-        **_arguments(config.loader),
-    )
-
-
 def evaluated_weights(state: TrainState) -> tuple[dict, dict]:
     """(params, variables) of the tokenizer to evaluate and export: the averaged ones if any."""
     params = state.ema.get(TOKENIZER, state.params[TOKENIZER])
@@ -262,7 +190,8 @@ def build_run(
     check_stored(config, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
-    evaluators = build_evaluators(config, objective.tokenizer, mesh, stop)
+    read_source = functools.partial(build_source, config.data)
+    evaluators = build_evaluators(config, objective.tokenizer, mesh, read_source, stop.check)
     checkpointer = open_checkpoints(config, workdir)
     abstract, make_state = initial_state(config, objective, optimizers, mesh)
     weights = None if checkpointer.steps() else initial_weights(config, abstract)
@@ -296,7 +225,7 @@ def build_run(
         stop=stop,
         speed=Speedometer(config.batch_size, *_flops(step, abstract, frozen, batches, mesh)),
         profiler=Profiler(profile, workdir),
-        is_evaluation_due=beside["is_evaluation_due"],
+        is_evaluation_due=lacks_evaluation(checkpointer, int(state.step), beside),
     )
     return TrainingRun(run, mesh, objective, evaluators, guards)
 
@@ -364,12 +293,3 @@ def _with_weights(state: TrainState, params, variables) -> TrainState:
         variables=state.variables | {TOKENIZER: variables},
         ema={TOKENIZER: jax.tree.map(jnp.copy, params)} if state.ema else {},
     )
-
-
-def run_evaluators(evaluators: dict, params, variables, frozen: dict) -> dict[str, float]:
-    """The metrics of all evaluators for one tokenizer's weights, as `EVALUATOR/METRIC`."""
-    return {
-        f"{name}/{metric}": value
-        for name, evaluator in evaluators.items()
-        for metric, value in evaluator.run(params, variables, frozen).items()
-    }

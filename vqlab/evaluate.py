@@ -7,6 +7,7 @@ converted folder instead, with `--config` for the data to measure on.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import jax
@@ -14,6 +15,8 @@ from absl import flags
 
 from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
+from vqlab.evals import build_evaluators
+from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
 from vqlab.evaluation.report import format_table
 from vqlab.export.lpips_weights import read_lpips
 from vqlab.inference import load
@@ -59,14 +62,21 @@ def main() -> None:
             config.objective.lpips_weights = _LPIPS.value
         frozen = evaluation_networks(config, tokenizer)
         mesh = sharding.make_mesh(-1, 1)
-        evaluators = {
-            name: build.build_evaluator(config, name, tokenizer.module, mesh)
-            for name in config.evals
-        }
+        read_source = functools.partial(build.build_source, config.data)
+        evaluators = build_evaluators(config, tokenizer.module, mesh, read_source)
+        if not evaluators:
+            raise ValueError(
+                f"nothing to evaluate: of config.evals {list(config.evals)} none is left"
+            )
     variables = {k: x for k, x in tokenizer.variables.items() if k != "latent_space"}
     weights = jax.device_put((tokenizer.params, variables, frozen), sharding.replicated(mesh))
-    with jax.set_mesh(mesh):
-        values = build.run_evaluators(evaluators, *weights)
+    try:
+        with jax.set_mesh(mesh):
+            values = run_evaluators(evaluators, *weights)
+    except EvaluationError as error:
+        cluster.fail(str(error))
+    if not values:
+        cluster.fail("nothing could be evaluated")
     print(format_table(values, results.protocols(evaluators)))
     page = results.write_results(
         workdir,

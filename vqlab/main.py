@@ -20,6 +20,7 @@ from clu import parameter_overview
 from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
 from vqlab.data import CorruptDataError
+from vqlab.evaluation.evaluators import EvaluationError
 from vqlab.export import package
 from vqlab.training.checkpoint import CheckpointError
 from vqlab.training.host_memory import keep_freed_memory
@@ -76,6 +77,9 @@ def run(config, workdir: pathlib.Path, training: build.TrainingRun, others: Mapp
         page = report(config, workdir, training, training.run.state, others)
         last = steps[-1] if steps else "none"
         cluster.fail(f"{error}; last good checkpoint: {last}; report: {page}")
+    except EvaluationError as error:
+        steps = training.run.checkpointer.steps()
+        cluster.fail(f"{error}; the newest checkpoint is {steps[-1] if steps else 'none'}")
     except (CheckpointError, CorruptDataError, OSError) as error:
         cluster.fail(str(error))
 

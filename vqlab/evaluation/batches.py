@@ -27,13 +27,16 @@ def read(make_batches: MakeBatches, split: str) -> Iterable[tuple[int, Mapping[s
     """(number, batch) of a split.
 
     Raises:
-      ValueError: after the last batch, if there was none.
+      ValueError: after the last batch, if there was none, or none of the images could be read.
     """
-    number = -1
+    number, is_any_shown = -1, False
     for number, batch in enumerate(make_batches(split)):
+        is_any_shown = is_any_shown or bool(to_host(batch["mask"]).any())
         yield number, batch
     if number < 0:
         raise ValueError(f"the {split} split has no images to evaluate on")
+    if not is_any_shown:
+        raise ValueError(f"none of the images of the {split} split can be read")
 
 
 def to_host(x: Any) -> np.ndarray:

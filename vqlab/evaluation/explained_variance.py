@@ -12,6 +12,7 @@ import numpy as np
 from vqlab.evaluation import panels
 from vqlab.evaluation.batches import MakeBatches, read, to_host
 from vqlab.evaluation.ladders import Ladder, Weights
+from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section
 
 SHARE = "(L(0) - L(n)) / (L(0) - L(all)), of the mean loss L(n) with the first n {noun}"
@@ -55,6 +56,7 @@ class ExplainedVariance:
         self._repeats = repeats
         self._key = jax.random.key(seed)
         self._nums_kept = (0, *ladder.levels)
+        self.needs = Needs({"validation": 1})
         self.protocol: dict[str, str] = {}
         self._encode = jax.jit(ladder.encode)
         self._sum = jax.jit(self._sum_losses)

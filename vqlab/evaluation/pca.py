@@ -16,10 +16,13 @@ from vqlab.evaluation import panels
 from vqlab.evaluation.batches import MakeBatches, check_split, read, to_host
 from vqlab.evaluation.image_metrics import PSNR
 from vqlab.evaluation.ladders import Ladder
+from vqlab.evaluation.needs import Needs, Unmeasurable
 from vqlab.evaluation.panels import Measured, Section
 
 VARIANCE = "1 - squared error / squared distance from the mean, pixels not clipped; {fit}"
 QUALITY = "dB, of the mean MSE over all images; floats in [0, 1], clipped; {fit}"
+
+MIN_FITTED = 2  # images about their mean have one component less
 
 
 class PCABaseline:
@@ -52,6 +55,7 @@ class PCABaseline:
         self._max_components = max_components
         self._seed = seed
         self._results: dict[str, float] = {}
+        self.needs = Needs({"validation": 1, fit_split: MIN_FITTED})
         self.protocol: dict[str, str] = {}
         self._add = jax.jit(Fit.add)
 
@@ -61,7 +65,8 @@ class PCABaseline:
         The weights are not used: this is what any tokenizer has to beat, and measured once.
 
         Raises:
-          ValueError: there are no images, or too few to fit one component.
+          Unmeasurable: there are too few images to fit one component.
+          ValueError: there are no images.
         """
         del params, variables, frozen
         if not self._results:
@@ -120,10 +125,10 @@ def fit_components(
     decomposed with random projections (scikit-learn's "auto" solver).
 
     Raises:
-      ValueError: fewer than two images.
+      Unmeasurable: fewer than two images.
     """
-    if len(images) < 2:
-        raise ValueError(f"PCA needs at least 2 images, got {len(images)}")
+    if len(images) < MIN_FITTED:
+        raise Unmeasurable(f"PCA needs at least {MIN_FITTED} images, got {len(images)}")
     pixels = images.reshape(len(images), -1)
     limit = min(max_components, len(pixels) - 1, pixels.shape[1])
     fitted = PCA(limit, random_state=seed).fit(pixels)

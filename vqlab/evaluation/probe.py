@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from vqlab.evaluation import panels
 from vqlab.evaluation.batches import MakeBatches, check_split, read, to_host
 from vqlab.evaluation.ladders import Ladder, Weights
+from vqlab.evaluation.needs import Needs, Unmeasurable
 from vqlab.evaluation.panels import Measured, Section
 
 ACCURACY = (
@@ -48,6 +49,9 @@ class LinearProbe:
         self._ladder = ladder
         self._make_batches = make_batches
         self._fit_split = fit_split
+        # Every second image, so that of three two are fitted and one is scored.
+        least = {"train": {"train": 2, "validation": 1}, "validation": {"validation": 3}}
+        self.needs = Needs(least[fit_split], labels=True)
         self.protocol: dict[str, str] = {}
         self._features = jax.jit(
             lambda weights, images: ladder.features(weights, ladder.encode(weights, images))
@@ -58,7 +62,8 @@ class LinearProbe:
         `chance_accuracy`, `num_classes` of the fitted images. Accuracies lie in [0, 1].
 
         Raises:
-          ValueError: there are no images, or fewer than two classes to tell apart.
+          Unmeasurable: there are fewer than two classes to tell apart.
+          ValueError: there are no images.
         """
         weights: Weights = {"params": params, **variables}, frozen
         scored = self._read(weights, "validation")
@@ -68,13 +73,10 @@ class LinearProbe:
             fitted = self._read(weights, self._fit_split)
         classes, counts = np.unique(fitted[1], return_counts=True)
         if len(classes) < 2:
-            raise ValueError(
+            raise Unmeasurable(
                 f"a probe needs at least 2 classes; the {len(fitted[1])} images of the "
-                f"{self._fit_split} split have {len(classes)}: give labelled data, or remove this "
-                "evaluator"
+                f"{self._fit_split} split that it is fitted to have {len(classes)}"
             )
-        if not len(scored[1]):
-            raise ValueError("a probe needs at least 2 images to fit on one and score on another")
         accuracy = {k: _accuracy(fitted, scored, k) for k in self._ladder.levels}
         chance = float(np.mean(scored[1] == classes[np.argmax(counts)]))
         results = {

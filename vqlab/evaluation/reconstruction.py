@@ -15,6 +15,7 @@ from flax import struct
 from vqlab.evaluation import panels
 from vqlab.evaluation.batches import MakeBatches, read, to_host
 from vqlab.evaluation.image_metrics import (
+    GAUSSIAN_WINDOW,
     PSNR,
     CodebookUsage,
     Mean,
@@ -24,8 +25,9 @@ from vqlab.evaluation.image_metrics import (
     ssim_uniform,
 )
 from vqlab.evaluation.ladders import GroupLadder, Ladder, Weights
+from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section
-from vqlab.models.pretrained.lpips import lpips_distance
+from vqlab.models.pretrained.lpips import MIN_SIDE, lpips_distance
 
 # Last part of a metric's name, less the group's number -> how it is measured.
 PROTOCOLS = {
@@ -139,6 +141,8 @@ class ReconstructionEvaluator:
         self._key = jax.random.key(seed)
         # The last one keeps everything.
         self._ways = {f"{ladder.noun}_{k}": k for k in ladder.levels} or {EVERYTHING: ladder.total}
+        side = max(GAUSSIAN_WINDOW, MIN_SIDE if lpips else 1)
+        self.needs = Needs({"validation": 1}, side=side)
         self.originals = np.zeros((0, 0, 0, 3), np.float32)
         self.reconstructions = np.zeros((len(self._ways), 0, 0, 0, 3), np.float32)
         self.protocol: dict[str, str] = {}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+MIN_SIDE = 4  # pixels; below there are fewer than two rings
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 # The power that rounding to 8 bits adds at every frequency: less than this, no picture can show.
@@ -18,11 +19,13 @@ def frequencies(height: int, width: int) -> np.ndarray:
     """[R]: the rings' frequencies in cycles per pixel, from one cycle per shorter side to 0.5.
 
     Raises:
-      ValueError: a side is below 4 px, where there are fewer than two rings.
+      ValueError: a side is below `MIN_SIDE`.
     """
     side = min(height, width)
-    if side < 4:
-        raise ValueError(f"images of {height}x{width} have no spectrum: sides must be at least 4")
+    if side < MIN_SIDE:
+        raise ValueError(
+            f"images of {height}x{width} have no spectrum: sides must be at least {MIN_SIDE}"
+        )
     return np.arange(1, side // 2 + 1) / side
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from vqlab.evaluation import figures, panels, spectra
 from vqlab.evaluation.batches import MakeBatches, read, to_host
 from vqlab.evaluation.ladders import Ladder, Weights
+from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section
 
 DISTANCE = (
@@ -44,6 +45,7 @@ class PowerSpectrum:
         self._levels = ladder.levels or (ladder.total,)
         self.frequency = self.original_power = np.zeros(0)
         self.power: dict[int, np.ndarray] = {}
+        self.needs = Needs({"validation": 1}, side=spectra.MIN_SIDE)
         self.protocol: dict[str, str] = {}
         self._encode = jax.jit(ladder.encode)
         self._sum_decoded = jax.jit(self._decode_and_sum)
