@@ -21,7 +21,12 @@ from vqlab import data
 from vqlab.evals import build_evaluators
 from vqlab.evaluation.evaluators import Evaluator, run_evaluators
 from vqlab.export.fingerprint import latent_fingerprints
+from vqlab.evals import build_evaluators
+from vqlab.evaluation.evaluators import Evaluator, run_evaluators
+from vqlab.export.fingerprint import latent_fingerprints
+from vqlab.inputs import check_seed
 from vqlab.methods import build_frozen, build_objective
+from vqlab.ops.counts import check_count
 from vqlab.planning.chips import chip_of
 from vqlab.planning.flops import traced_flops
 from vqlab.training import sharding
@@ -180,6 +185,8 @@ def build_run(
     Raises:
       ValueError: for any setting that cannot work, before anything compiles.
     """
+    check_count("num_steps", config.num_steps, 0)
+    check_seed(config.seed)
     workdir = require_writable(workdir)
     stop = stop or StopSignal()
     mesh = build_mesh(config)

@@ -16,6 +16,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from vqlab.accelerators import quiet_libtpu
+from vqlab.home import expand_home
+
 # Defined once, so that one process can import several commands.
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, such as configs/mgvq_f16.py:groups=8."
@@ -57,7 +60,7 @@ def _leave(code: int) -> NoReturn:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(expand_home(argv))
     except (AttributeError, LookupError) as error:  # a setting that the config does not have
         cause = error.args[0]  # ml_collections wraps the KeyError of a last part, no other
         text = str(cause.args[0] if isinstance(cause, KeyError) else cause)
@@ -92,6 +95,7 @@ def keep_compiled() -> None:
 
 def start_logging() -> None:
     """Our own messages on stderr; the libraries' only from errors on."""
+    quiet_libtpu()
     absl_logging.set_verbosity(absl_logging.ERROR)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))

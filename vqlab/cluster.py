@@ -7,7 +7,6 @@ and on Cloud TPU. Anywhere else three flags or environment variables say where t
 from __future__ import annotations
 
 import contextlib
-import glob
 import importlib.util
 import os
 import re
@@ -17,6 +16,8 @@ from typing import NoReturn
 
 import jax
 from absl import flags
+
+from vqlab.accelerators import has_tpu_devices
 
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",
@@ -145,5 +146,4 @@ def _is_managed() -> bool:
 
 
 def _is_tpu_host() -> bool:
-    has_chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
-    return bool(has_chips) and importlib.util.find_spec("libtpu") is not None
+    return has_tpu_devices() and importlib.util.find_spec("libtpu") is not None

@@ -55,7 +55,7 @@ def main() -> None:
         config = cli.CONFIG.value or load_config(workdir)
         require_writable(workdir)
         others = read_comparison(_WORKDIR.value, _COMPARE.value)
-        tokenizer = load(_SOURCE.value or workdir, _STEP.value)
+        tokenizer = load(_SOURCE.value or workdir, _STEP.value, dtype="config")  # as in training
         config.unlock()
         config.model = tokenizer.node
         if _LPIPS.value is not None:

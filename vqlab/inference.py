@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +14,18 @@ import numpy as np
 from vqlab import models
 from vqlab.diffusion.guidance import Guidance
 from vqlab.export import package
+from vqlab.inputs import (
+    check_indices,
+    check_number,
+    check_numbers,
+    check_pixels,
+    check_real,
+    check_seed,
+)
 from vqlab.models.concept_decoding import decode_concepts
+from vqlab.models.dtypes import AS_CONFIGURED, FLOAT32, with_dtype
 from vqlab.models.tokenizer import check_images
-from vqlab.ops.counts import check_kept
+from vqlab.ops.counts import check_kept, check_whole
 
 
 class LoadedTokenizer:
@@ -38,7 +47,8 @@ class LoadedTokenizer:
         self.stride: int = self.module.stride
         self.params, self.variables = params, variables
         self._weights = jax.device_put({"params": params, **variables})
-        self._encode = jax.jit(functools.partial(self.module.apply, method="encode"))
+        encode = functools.partial(self.module.apply, method="encode")
+        self._encode = jax.jit(lambda weights, images: encode(weights, images).indices)
         self._decode = jax.jit(
             functools.partial(self.module.apply, method="decode_indices"),
             static_argnames="num_groups",
@@ -51,11 +61,11 @@ class LoadedTokenizer:
           images: [B, H, W, 3], floats in [-1, 1] or uint8; sides are multiples of `stride`.
 
         Raises:
-          ValueError: for another shape, or values outside the range.
+          ValueError: for another shape or dtype, or values outside the range.
         """
         images = np.asarray(images)
         check_images(images, self.stride)
-        return np.asarray(self._encode(self._weights, _as_floats(images)).indices)
+        return _run(self._encode, self._weights, check_pixels(images))
 
     def decode(self, indices: np.ndarray, num_groups: int | None = None) -> np.ndarray:
         """Images [B, H, W, 3] float32, clipped to [-1, 1].
@@ -67,14 +77,10 @@ class LoadedTokenizer:
         Raises:
           ValueError: for another shape, an index out of range, or more groups than there are.
         """
-        indices = np.asarray(indices)
-        if indices.size and not 0 <= indices.min() <= indices.max() < self.codebook_size:
-            raise ValueError(
-                f"indices lie in [{indices.min()}, {indices.max()}]; "
-                f"this tokenizer's lie in [0, {self.codebook_size - 1}]"
-            )
-        images = self._decode(self._weights, jnp.asarray(indices), num_groups=num_groups)
-        return np.clip(np.asarray(images), -1.0, 1.0)
+        indices = check_indices(np.asarray(indices), self.codebook_size)
+        num_groups = check_kept("num_groups", num_groups, self.num_groups)
+        decode = functools.partial(self._decode, num_groups=num_groups)
+        return np.clip(_run(decode, self._weights, indices), -1.0, 1.0)
 
 
 class LoadedAutoencoder:
@@ -94,25 +100,24 @@ class LoadedAutoencoder:
         self.stride: int = self.module.stride
         self.params, self.variables = params, variables
         self._weights = jax.device_put({"params": params, **variables})
-        self._encode = jax.jit(functools.partial(self.module.apply, method="encode"))
+        encode = functools.partial(self.module.apply, method="encode")
+        self._encode = jax.jit(lambda weights, images: encode(weights, images).latents)
         self._decode = jax.jit(functools.partial(self.module.apply, method="decode"))
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents [B, h, w, C] float32, the means of the posterior; images as for MGVQ."""
         images = np.asarray(images)
         check_images(images, self.stride)
-        return np.asarray(self._encode(self._weights, _as_floats(images)).latents)
+        return _run(self._encode, self._weights, check_pixels(images))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Images [B, H, W, 3] float32, clipped to [-1, 1], of latents [B, h, w, C].
 
         Raises:
-          ValueError: for another shape, or numbers that are not finite.
+          ValueError: for another shape or dtype, or numbers that are not finite.
         """
-        latents = np.asarray(latents, np.float32)
-        _check_finite("latents", latents)
-        images = self._decode(self._weights, jnp.asarray(latents))
-        return np.clip(np.asarray(images), -1.0, 1.0)
+        latents = check_real("latents", np.asarray(latents))
+        return np.clip(_run(self._decode, self._weights, latents), -1.0, 1.0)
 
 
 # What `decode` does where neither the caller nor the model's folder says more.
@@ -166,11 +171,11 @@ class LoadedSemanticist:
             table.
 
         Raises:
-          ValueError: for another shape, or values outside the range.
+          ValueError: for another shape or dtype, or values outside the range.
         """
         images = np.asarray(images)
         check_images(images, self.module.encoder.patch_size)
-        return np.asarray(self._encode(self._weights[0], _as_floats(images)))
+        return _run(self._encode, self._weights[0], check_pixels(images))
 
     def decode(
         self,
@@ -195,14 +200,13 @@ class LoadedSemanticist:
             `vqlab.diffusion.guidance.Guidance`.
           num_steps: of the sampler.
           sampler: of the model's process; "" for its own.
-          seed: of the noise.
+          seed: of the noise, 0..2**32-1.
 
         Raises:
-          ValueError: for another shape, numbers that are not finite, or a setting that the model
-            cannot take.
+          ValueError: for another shape or dtype, numbers that are not finite, or a setting that
+            the model cannot take.
         """
-        concepts = np.asarray(concepts, np.float32)
-        self._check_concepts(concepts)
+        concepts = self._check_concepts(np.asarray(concepts))
         chosen = self.sampling | {
             name: value
             for name, value in {
@@ -215,26 +219,24 @@ class LoadedSemanticist:
             if value is not None
         }
         guidance = Guidance(
-            chosen["guidance_scale"], chosen["guidance_schedule"], chosen["guidance_interval"]
+            check_number("guidance_scale", chosen["guidance_scale"]),
+            chosen["guidance_schedule"],
+            check_numbers("guidance_interval", chosen["guidance_interval"]),
         )
-        images = self._decode(
-            *self._weights,
-            jnp.asarray(concepts),
-            check_kept("num_concepts", num_concepts, self.num_concepts),
-            jax.random.key(seed),
-            None if guidance.is_off else guidance,
-            num_steps=chosen["num_steps"],
-            sampler=chosen["sampler"],
+        decode = functools.partial(
+            self._decode,
+            num_kept=check_kept("num_concepts", num_concepts, self.num_concepts),
+            key=jax.random.key(check_seed(seed)),
+            guidance=None if guidance.is_off else guidance,
+            num_steps=check_whole("num_steps", chosen["num_steps"]),
+            sampler=str(chosen["sampler"]),  # a static argument; an unknown name is named
         )
-        return np.clip(np.asarray(images), -1.0, 1.0)
+        return np.clip(_run(decode, self._weights, concepts), -1.0, 1.0)
 
-    def _sample(
-        self, variables, latent_variables, concepts, num_kept, key, guidance, *, num_steps, sampler
-    ):
+    def _sample(self, weights, concepts, *, num_kept, key, guidance, num_steps, sampler):
         return decode_concepts(
             self.module,
-            variables,
-            latent_variables,
+            *weights,
             concepts,
             key=key,
             num_kept=num_kept,
@@ -243,12 +245,12 @@ class LoadedSemanticist:
             sampler=sampler,
         )
 
-    def _check_concepts(self, concepts: np.ndarray) -> None:
+    def _check_concepts(self, concepts: np.ndarray) -> np.ndarray:
         if concepts.ndim != 3 or concepts.shape[1:] != (self.num_concepts, self.concept_dim):
             raise ValueError(
                 f"concepts {concepts.shape} must be [B, {self.num_concepts}, {self.concept_dim}]"
             )
-        _check_finite("concepts", concepts)
+        return check_real("concepts", concepts)
 
 
 Loaded = LoadedTokenizer | LoadedAutoencoder | LoadedSemanticist
@@ -258,8 +260,9 @@ def read(path: str | pathlib.Path, step: int | str = "latest") -> tuple[dict, di
     """(model node, params, variables, sampling) of an exported folder or a run's workdir.
 
     `variables` hold the frozen autoencoder of a latent space too, `sampling` how the model decodes
-    by default. Arguments and errors as those of `load`.
+    by default. Arguments and errors as those of `load`; the node's dtypes are the stored ones.
     """
+    path = pathlib.Path(path).expanduser()
     if package.is_package(path):
         return *package.load_package(path), package.load_sampling(path)
     # Only a workdir needs what training needs.
@@ -270,36 +273,36 @@ def read(path: str | pathlib.Path, step: int | str = "latest") -> tuple[dict, di
     return node, params, variables, workdir.load_sampling(path)
 
 
-def load(path: str | pathlib.Path, step: int | str = "latest") -> Loaded:
+def load(path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None) -> Loaded:
     """The tokenizer in an exported folder, or in a training run's workdir.
 
     Args:
       path: the folder.
       step: of a workdir: "latest", "best", or a number.
+      dtype: what activations are computed in, "float32" or "bfloat16"; "config" for what the folder
+        or the run's config says. None: what an exported folder says, and float32 of a workdir,
+        whatever it trains in.
 
     Returns:
       What fits the model: indices, continuous latents, or concepts.
 
     Raises:
-      ValueError: no tokenizer there, or one that is cut short.
+      ValueError: no tokenizer there, one that is cut short, or an unknown dtype.
     """
     node, params, variables, sampling = read(path, step)
+    if dtype is None:
+        dtype = AS_CONFIGURED if package.is_package(path) else FLOAT32
+    node = with_dtype(node, dtype)
     if node["name"] == "semanticist":
         return LoadedSemanticist(node, params, variables, sampling)
     is_discrete = "codebook_size" in node["quantizer"]
     return (LoadedTokenizer if is_discrete else LoadedAutoencoder)(node, params, variables)
 
 
-def _check_finite(name: str, numbers: np.ndarray) -> None:
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{name} hold NaN or infinite numbers")
-
-
-def _as_floats(images: np.ndarray) -> jax.Array:
-    """Floats in [-1, 1] of such or of uint8."""
-    if images.dtype == np.uint8:
-        images = images.astype(np.float32) / 127.5 - 1.0
-    low, high = float(images.min()), float(images.max())
-    if not (-1.001 <= low and high <= 1.001):
-        raise ValueError(f"images lie in [{low:g}, {high:g}]; give floats in [-1, 1] or uint8")
-    return jnp.asarray(images, jnp.float32)
+def _run(function: Callable, weights: Any, batch: np.ndarray) -> np.ndarray:
+    """function(weights, batch) on the host; of an empty batch only the shape is computed."""
+    if len(batch):
+        return np.asarray(function(weights, jnp.asarray(batch)))
+    one = jax.ShapeDtypeStruct((1, *batch.shape[1:]), batch.dtype)
+    made = jax.eval_shape(function, weights, one)
+    return np.zeros((0, *made.shape[1:]), made.dtype)

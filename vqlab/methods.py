@@ -137,7 +137,7 @@ def read_latent_space(config: ml_collections.ConfigDict, space) -> dict[str, Any
             "the latent space needs its autoencoder: set --config.objective.latent_weights to "
             "MAR's kl16.ckpt, a diffusers AutoencoderKL file, or a folder exported by vqlab"
         )
-    if not pathlib.Path(path).is_dir():
+    if not pathlib.Path(path).expanduser().is_dir():
         return {"params": read_kl(path, space.autoencoder)}
     _, params, variables = package.load_package(path)
     arrays = traverse_util.flatten_dict({"params": params, **variables}, sep="/")

@@ -32,7 +32,7 @@ def load_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
         raise ValueError(
             f"{workdir} is an exported folder, not a workdir: give it as --source, with --config"
         )
-    path = pathlib.Path(workdir) / CONFIG_FILE
+    path = pathlib.Path(workdir).expanduser() / CONFIG_FILE
     try:
         return ml_collections.ConfigDict(json.loads(path.read_text()))
     except OSError as error:
@@ -54,12 +54,13 @@ def load_tokenizer(path: str | pathlib.Path, step: int | str = "latest"):
     Raises:
       ValueError: no tokenizer there, no such checkpoint, or one that is truncated.
     """
+    path = pathlib.Path(path).expanduser()
     if package.is_package(path):
         node, params, variables = package.load_package(path)
         variables.pop("latent_space", None)
         return node, params, variables
     config = load_config(path)
-    checkpointer = open_checkpoints(config, pathlib.Path(path))
+    checkpointer = open_checkpoints(config, path)
     try:
         weights = checkpointer.restore_weights(("params", "variables", "ema"), step)
     finally:

@@ -16,9 +16,11 @@ import jax
 import numpy as np
 from flax import traverse_util
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from vqlab import models
+from vqlab.export.files import require_free, save_arrays
+from vqlab.models.dtypes import FLOAT32, describe_dtypes, with_dtype
 
 FORMAT = "vqlab-tokenizer-1"
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -50,7 +52,7 @@ images = tokenizer.decode(concepts, num_concepts={total})  # fewer concepts: wha
 
 def is_package(path: str | pathlib.Path) -> bool:
     """Whether `path` is a folder written by `save_package`, complete or not."""
-    return (pathlib.Path(path) / WEIGHTS_FILE).exists()
+    return (pathlib.Path(path).expanduser() / WEIGHTS_FILE).exists()
 
 
 def save_package(
@@ -60,6 +62,7 @@ def save_package(
     variables: Mapping,
     facts: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
+    dtype: str = FLOAT32,
 ) -> pathlib.Path:
     """Writes the folder.
 
@@ -70,20 +73,21 @@ def save_package(
       variables: its other collections, and as "latent_space" the variables of a frozen autoencoder.
       facts: further rows of the model card.
       sampling: how a model that samples decodes by default.
+      dtype: what activations are computed in where it is loaded, "float32" or "bfloat16"; "config"
+        for what `node` says, which is what the model was trained in.
 
     Raises:
-      ValueError: when the folder holds something else, or cannot be written.
+      ValueError: when the folder holds something else, or cannot be written; an unknown dtype.
     """
-    path = pathlib.Path(path)
-    if path.is_dir() and not is_package(path) and _visible(path):
-        raise ValueError(f"{path} holds other files, and none is replaced; name a new folder")
-    flat = traverse_util.flatten_dict({"params": params, **variables}, sep="/")
-    arrays = {name: np.array(array, order="C") for name, array in flat.items()}
+    path = pathlib.Path(path).expanduser()
+    node = with_dtype(node, dtype)
+    require_free(path, WEIGHTS_FILE)
+    arrays = traverse_util.flatten_dict({"params": params, **variables}, sep="/")
     config = {"format": FORMAT, "model": node, "sampling": dict(sampling or {})}
     config["facts"] = dict(facts or {})
     try:
         path.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, path / WEIGHTS_FILE)
+        save_arrays(path / WEIGHTS_FILE, arrays)
         (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         (path / CARD_FILE).write_text(_card(path.name, node, params, facts or {}))
     except OSError as error:
@@ -93,14 +97,10 @@ def save_package(
     return path
 
 
-def _visible(folder: pathlib.Path) -> list[str]:
-    """What a folder holds, without the hidden file that a killed `save_package` leaves."""
-    return [file.name for file in folder.iterdir() if not file.name.startswith(".")]
-
-
 def _card(name: str, node: Mapping, params: Mapping, facts: Mapping[str, Any]) -> str:
     kind, rows, usage = _describe(node)
     rows["parameters"] = f"{sum(array.size for array in jax.tree.leaves(params)):,}"
+    rows["computes in"] = describe_dtypes(node)
     rows |= facts
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
     return _CARD.format(name=name, kind=kind, rows=table, usage=usage)
@@ -133,7 +133,7 @@ def load_package(path: str | pathlib.Path) -> tuple[dict, dict, dict]:
     Raises:
       ValueError: no such folder, a file that is cut short, or arrays that are not the model's.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     try:
         saved = json.loads((path / CONFIG_FILE).read_text())
         flat = load_file(path / WEIGHTS_FILE)
@@ -151,7 +151,8 @@ def load_package(path: str | pathlib.Path) -> tuple[dict, dict, dict]:
 
 def load_sampling(path: str | pathlib.Path) -> dict[str, Any]:
     """How the model in a folder decodes by default; {} for one that does not sample."""
-    return json.loads((pathlib.Path(path) / CONFIG_FILE).read_text()).get("sampling", {})
+    file = pathlib.Path(path).expanduser() / CONFIG_FILE
+    return json.loads(file.read_text()).get("sampling", {})
 
 
 def abstract_variables(model) -> dict:
@@ -170,13 +171,21 @@ def abstract_variables(model) -> dict:
 
 
 def check_arrays(model, flat: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises a ValueError that lists missing, unexpected and misshapen arrays."""
+    """Raises a ValueError that lists missing, unexpected and misshapen arrays.
+
+    Those of another dtype than the model's are listed too, with theirs: nothing is rounded.
+    """
     wanted = traverse_util.flatten_dict(abstract_variables(model), sep="/")
     shared = wanted.keys() & flat.keys()
     faults = {
         "missing": sorted(wanted.keys() - flat.keys()),
         "unexpected": sorted(flat.keys() - wanted.keys()),
         "of another shape": sorted(n for n in shared if wanted[n].shape != flat[n].shape),
+        "of another dtype": [
+            f"{n} ({flat[n].dtype} instead of {wanted[n].dtype})"
+            for n in sorted(shared)
+            if wanted[n].dtype != flat[n].dtype
+        ],
     }
     text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
     if text:

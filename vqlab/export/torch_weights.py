@@ -16,7 +16,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vqlab.export import semanticist_names, torch_names
+from vqlab.export.files import save_arrays
 from vqlab.export.strict import check_fit
+from vqlab.export.torch_file import write_torch
 
 # A training checkpoint nests its state dicts; the first of these that exists is read. Averaged
 # weights come first because they are the ones evaluated.
@@ -111,7 +113,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
       ValueError: no such file, unknown kind of file, a damaged file, a file that holds more than
         tensors and plain values, two tensors of one name, or torch is missing.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of weights file; choose from {', '.join(SUFFIXES)}")
     if not path.is_file():
@@ -127,16 +129,17 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes name -> array as .safetensors or .npz.
+    """Writes name -> array as .safetensors, .npz, or .pt, .pth or .ckpt, those under "model".
 
     Raises:
-      ValueError: for other suffixes, or when the file cannot be written.
+      ValueError: for other suffixes, when the file cannot be written, or torch is missing.
     """
-    path = Path(path)
-    write = {".safetensors": _write_safetensors, ".npz": _write_npz}.get(path.suffix)
-    if write is None:
-        raise ValueError(f"{path}: cannot write this kind of file; choose .safetensors or .npz")
-    write(path, state)
+    path = Path(path).expanduser()
+    if path.suffix not in WRITERS:
+        raise ValueError(
+            f"{path}: cannot write this kind of file; choose from {', '.join(WRITERS)}"
+        )
+    WRITERS[path.suffix](path, state)
 
 
 def _without_wrappers(name: str) -> str:
@@ -155,10 +158,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
     from safetensors import SafetensorError
-    from safetensors.numpy import save_file
 
     try:
-        save_file({name: np.array(array, order="C") for name, array in state.items()}, path)
+        save_arrays(path, state)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be written: {_one_line(error)}") from error
 
@@ -176,6 +178,15 @@ def _write_npz(path: Path, state: Mapping[str, np.ndarray]) -> None:
         np.savez(path, **state)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {_one_line(error)}") from error
+
+
+WRITERS = {
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+    ".pt": write_torch,
+    ".pth": write_torch,
+    ".ckpt": write_torch,
+}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

@@ -268,9 +268,8 @@ class Checkpointer:
         path = self.directory / str(self.choose(step)) / "state"
         reader = ocp.PyTreeCheckpointer()
         with _named_if_unreadable(path.parent):
-            saved = reader.metadata(path).item_metadata
-            if saved is None:
-                raise ValueError("its metadata is missing")
+            # The checkpointer's own `metadata` warns of a file that items never have.
+            saved = ocp.PyTreeCheckpointHandler().metadata(path)
             item = {
                 name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
                 for name, tree in saved.tree.items()
