@@ -41,6 +41,8 @@ PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
         ({"evals.reconstruction.image_size": 30}, "evals.reconstruction.image_size=30"),
         ({"evals.reconstruction.image_size": 8}, "image_size=8 is too small .*: at least 11"),
         ({"evals.reconstruction.name": "fid"}, "unknown evaluator 'fid'; known: reconstruction"),
+        ({"num_steps": -1}, "num_steps=-1 is out of range: at least 0"),
+        ({"seed": 2**32 + 5}, "seed=4294967301 is out of range: choose 0..4294967295"),
         ({"init_from": "/nowhere"}, "/nowhere is no workdir"),
     ],
 )

@@ -1,12 +1,15 @@
 """The convert command: official files in and out, exact and strict."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 import vqlab
-from tests import tiny
-from vqlab import convert
+from tests import tiny, tiny_kl
+from tests.filled import filled
+from vqlab import convert, models
 from vqlab.export import package, torch_weights
 
 CONFIG = """
@@ -14,7 +17,9 @@ from tests import tiny
 import ml_collections
 
 def get_config(argument=""):
-    return ml_collections.ConfigDict({"model": tiny.tokenizer_node()})
+    node = tiny.tokenizer_node()
+    node["encoder"]["dtype"] = "ENCODER_DTYPE"
+    return ml_collections.ConfigDict({"model": node})
 """
 
 
@@ -30,7 +35,7 @@ def exported(tmp_path_factory):
 
 def test_to_official_and_back_gives_the_same_tokenizer(exported, tmp_path, capsys):
     config, official = tmp_path / "config.py", tmp_path / "official.safetensors"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.replace("ENCODER_DTYPE", "float32"))
     convert.main(["to-official", str(exported), str(official)])
     convert.main(["from-official", str(official), str(tmp_path / "back"), f"--config={config}"])
     assert capsys.readouterr().out.splitlines() == [str(official), str(tmp_path / "back")]
@@ -64,6 +69,48 @@ def test_only_a_package_is_replaced(exported, tmp_path, capsys):
         package.save_package(tmp_path / "taken", *package.load_package(exported))
 
 
+def test_what_is_converted_computes_in_float32_unless_asked_otherwise(exported, tmp_path):
+    config, official = tmp_path / "config.py", tmp_path / "official.npz"
+    config.write_text(CONFIG.replace("ENCODER_DTYPE", "bfloat16"))
+    convert.main(["to-official", str(exported), str(official)])
+    come = ["from-official", str(official), str(tmp_path / "in"), f"--config={config}"]
+    go = ["export", str(tmp_path / "in"), str(tmp_path / "out")]
+    for options, says in (
+        ([], "float32"),
+        (["--dtype=bfloat16"], "bfloat16"),
+        (["--dtype=config"], "bfloat16 and float32"),
+    ):
+        for command, folder in ((come, "in"), (go, "out")):
+            convert.main([*command, *options])
+            card = (tmp_path / folder / "README.md").read_text()
+            assert f"| computes in | {says} |" in card
+
+
+def test_a_kl_autoencoder_becomes_a_folder_for_diffusers(exported, tmp_path, capsys):
+    node = tiny_kl.node(decoder_depth=2)
+    params = filled(models.build(node).init, tiny.images(1, 16))["params"]
+    package.save_package(tmp_path / "kl", node, params, {})
+    command = ["to-diffusers", str(tmp_path / "kl"), str(tmp_path / "vae")]
+    convert.main([*command, "--scaling-factor=0.25"])
+    assert json.loads((tmp_path / "vae" / "config.json").read_text())["scaling_factor"] == 0.25
+    assert (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").is_file()
+    with pytest.raises(SystemExit):
+        convert.main(["to-diffusers", str(exported), str(tmp_path / "no")])
+    assert f"{exported} is no KL autoencoder" in capsys.readouterr().err
+
+
+def test_pytorch_files_are_written_as_official_scripts_read_them(exported, tmp_path):
+    torch = pytest.importorskip("torch")
+    convert.main(["to-official", str(exported), str(tmp_path / "official.pt")])
+    tensors = torch.load(tmp_path / "official.pt", weights_only=True)["model"]
+    _, params, variables = package.load_package(exported)
+    expected = torch_weights.to_torch_state(params, variables)
+    assert tensors.keys() == expected.keys()
+    for name, array in expected.items():
+        assert tensors[name].is_contiguous()
+        np.testing.assert_array_equal(tensors[name].numpy(), array)
+
+
 def test_pytorch_files_are_read(exported, tmp_path):
     torch = pytest.importorskip("torch")
     _, params, variables = package.load_package(exported)
@@ -84,10 +131,11 @@ def test_pytorch_files_are_read(exported, tmp_path):
         (["from-official", "SHORT", "OUT", "--config=CONFIG"], "missing: decoder."),
         (["to-official", "EXPORTED", "OUT.h5"], "OUT.h5: cannot write this kind of file"),
         (["to-official", "EXPORTED", "OUT/x.safetensors"], "x.safetensors cannot be written: "),
+        (["to-official", "EXPORTED", "OUT.npz", "--latents=X.npz"], "without an autoencoder"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(exported, tmp_path, command, message, capsys):
-    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "config.py").write_text(CONFIG.replace("ENCODER_DTYPE", "float32"))
     torch_weights.write_state_dict(tmp_path / "short.npz", {"quant_conv.bias": np.zeros(8)})
     names = {
         "OUT": str(tmp_path / "OUT"),

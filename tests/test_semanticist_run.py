@@ -13,6 +13,7 @@ from tests.filled import filled
 from tests.test_training_run import run_until
 from vqlab import build, comparison, convert, main, models
 from vqlab.export import package
+from vqlab.export.kl_weights import read_kl
 from vqlab.workdir import save_config
 
 CONFIG = """
@@ -170,7 +171,7 @@ def test_an_autoencoder_without_weights_is_named(tmp_path):
         build.build_run(config, tmp_path)
 
 
-def test_a_model_on_latents_carries_its_autoencoder(tmp_path):
+def test_a_model_on_latents_carries_its_autoencoder(tmp_path, capsys):
     """Trained with an exported KL autoencoder, and loaded from the export alone."""
     autoencoder = tiny_kl.autoencoder()
     params = filled(autoencoder.init, tiny.images(1, 16))["params"]
@@ -192,6 +193,10 @@ def test_a_model_on_latents_carries_its_autoencoder(tmp_path):
     assert loaded.sampling["num_steps"] == config.sampling.num_steps
     jax.tree.map(np.testing.assert_array_equal, loaded.variables["latent_space"]["params"], params)
     assert loaded.decode(loaded.encode(tiny.images(1, 16))).shape == (1, 16, 16, 3)
+    files = [str(tmp_path / name) for name in ("official.npz", "autoencoder.npz")]
+    convert.main(["to-official", str(tmp_path / "copy"), files[0], f"--latents={files[1]}"])
+    assert capsys.readouterr().out.splitlines()[-2:] == files
+    jax.tree.map(np.testing.assert_array_equal, read_kl(files[1], autoencoder), params)
 
 
 def _latent_config():

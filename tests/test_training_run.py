@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from vqlab import build, main
 from vqlab.export import lpips_weights
 from vqlab.models.pretrained import lpips
 from vqlab.training.loop import Intervals, train
-from vqlab.workdir import load_config
+from vqlab.workdir import load_config, save_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -88,6 +89,15 @@ def test_workdir_and_export_give_the_same_tokenizer(finished):
     np.testing.assert_array_equal(by_export.encode(images), indices)
     np.testing.assert_array_equal(by_export.decode(indices), by_workdir.decode(indices))
     jax.tree.map(np.testing.assert_array_equal, by_export.params, state.ema["tokenizer"])
+
+
+def test_a_workdir_computes_in_float32_whatever_it_trains_in(finished, tmp_path):
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    config = load_config(finished[0])
+    config.model.encoder.dtype = config.model.decoder.dtype = "bfloat16"
+    save_config(config, tmp_path)
+    for dtype, expected in ((None, "float32"), ("config", "bfloat16"), ("bfloat16", "bfloat16")):
+        assert vqlab.load(tmp_path, dtype=dtype).module.encoder.dtype == expected
 
 
 def test_decoding_one_group_ignores_the_others(finished):

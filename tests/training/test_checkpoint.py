@@ -87,11 +87,12 @@ def test_restores_onto_another_mesh(tmp_path):
     checkpointer.close()
 
 
-def test_weights_come_without_the_rest(tmp_path):
+def test_weights_come_without_the_rest_and_without_a_word(tmp_path, caplog):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, state(3.0), {})
     checkpointer.wait()
     weights = checkpointer.restore_weights(("params",))
+    assert caplog.messages == []
     assert set(weights) == {"params"} and isinstance(weights["params"]["w"], np.ndarray)
     np.testing.assert_array_equal(weights["params"]["w"], np.full((8, 4), 3.0))
     checkpointer.close()

@@ -1,5 +1,7 @@
 """A KL autoencoder as a folder that diffusers' AutoencoderKL.from_pretrained takes.
 
+Tried with diffusers 0.42.1: latents and images equal to 1e-5.
+
 config.json                            its arguments
 diffusion_pytorch_model.safetensors    its state dict
 """

@@ -24,7 +24,7 @@ def check_count(name: str, value: Any, lowest: int, highest: int | None = None) 
     return count
 
 
-def check_kept(name: str, value: int | None, total: int) -> int:
+def check_kept(name: str, value: Any, total: int) -> int:
     """How many of `total` to keep: all for None, otherwise `value`, which lies in 0..total."""
     return total if value is None else check_count(name, value, 0, total)
 
