@@ -3,7 +3,14 @@
 `vqlab.load(path)` gives a trained tokenizer; everything else is a command, see the README.
 """
 
+import sys
+
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # `python -m vqlab.COMMAND` is being imported
+    from vqlab import interrupts
+
+    interrupts.end_at_once()
 
 
 def __getattr__(name: str):

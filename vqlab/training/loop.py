@@ -96,11 +96,11 @@ class Run:
 
     def close(self) -> None:
         """Ends worker processes and waits for what is still being written."""
-        self.stop.close()
         self.profiler.close()
         self.batches.close()
         self.checkpointer.close()
         self.writer.close()
+        self.stop.close()  # last: until here a signal waits for what is being written
 
 
 def beside_state(batches: Batches, is_evaluation_due: bool = False) -> dict[str, Any]:
@@ -180,7 +180,8 @@ class _Advance:
             is_complete = self._step >= self._num_steps and not run.is_evaluation_due
             if not is_complete:
                 self._save(always=True)
-                run.events.write(self._step, "stopped", f"by a signal; step {self._step} is saved")
+                reason = run.stop.reason
+                run.events.write(self._step, "stopped", f"{reason}; step {self._step} is saved")
         return is_complete
 
     def _advance(self) -> None:
@@ -189,6 +190,7 @@ class _Advance:
         with run.speed.waiting():
             batch = run.to_device(next(run.batches))
         run.state, metrics = run.train_step(run.state, run.frozen, batch)
+        run.stop.listen()  # not before: compiling takes minutes, and there is nothing to save
         self._step += 1
         self._window.push(self._step, metrics)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import signal
 import threading
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # An answer is read so many questions later, when it has arrived anyway and nobody waits for it.
 QUESTIONS_IN_FLIGHT = 2
@@ -22,30 +23,46 @@ class StopRequested(Exception):
 
 
 class StopSignal:
-    """SIGTERM or SIGINT to any process, as one decision of all.
+    """SIGTERM, SIGINT, SIGHUP or `request` in any process, as one decision of all.
 
     With several processes each `agreed` is a question to all of them, which they must ask equally
     often and in the same order: between steps and between batches of an evaluation. They get the
     same answer, so none waits in a collective operation that another has left.
+
+    Attributes:
+      reason: why this process asked to stop, or that it was another one.
     """
 
     def __init__(self):
-        self._received: int | None = None
-        self._is_agreed = False
+        self.reason = "by another process of the run"
+        self._is_signalled = self._is_asked = self._is_agreed = False
         self._answers: collections.deque[jax.Array] = collections.deque()
         self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+
+    def listen(self) -> None:
+        """From now on there is something to save: signals, which ended the process, wait for it.
+
+        Does nothing the second time. One that is ignored stays so, as SIGHUP under nohup.
+        """
+        if self._before or threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
+
+    def request(self, reason: str) -> None:
+        """Asks all processes to stop."""
+        if not self._is_asked:
+            self._is_asked, self.reason = True, reason
 
     def agreed(self) -> bool:
         """Whether all stop now. Once True, always True."""
         if self._is_agreed:
             return True
-        is_asked = self._received is not None
         if jax.process_count() == 1:
-            self._is_agreed = is_asked
-            return is_asked
-        self._answers.append(_any_process(is_asked))
+            self._is_agreed = self._is_asked
+            return self._is_agreed
+        self._answers.append(_any_process(self._is_asked))
         if len(self._answers) > QUESTIONS_IN_FLIGHT:
             self._is_agreed = bool(self._answers.popleft())
         return self._is_agreed
@@ -63,9 +80,23 @@ class StopSignal:
 
     def _receive(self, number, frame) -> None:
         del frame
-        if self._received is not None and number == signal.SIGINT:
+        if self._is_signalled and number == signal.SIGINT:
             raise KeyboardInterrupt  # Ctrl-C twice: not even the step is waited for
-        self._received = number
+        self._is_signalled = True
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        self.request(f"by {signal.Signals(number).name}")
+
+
+def _leave_terminal() -> None:
+    """What is said from now on goes nowhere where it went to a terminal, which is closing.
+
+    Writing to one that is closed is an error, which would end the run before it is saved.
+    """
+    with open(os.devnull, "w") as nowhere:
+        for descriptor in (1, 2):
+            if os.isatty(descriptor):
+                os.dup2(nowhere.fileno(), descriptor)
 
 
 def _any_process(flag: bool) -> jax.Array:
