@@ -1,89 +1,17 @@
 """Batches for training (endless, resumable) and evaluation (one pass, every example once)."""
 
-import contextlib
 import dataclasses
 import math
-import multiprocessing
-import os
-import signal
-import threading
+from collections.abc import Callable
 
-import grain
 import numpy as np
-from absl import flags
 
 from vqlab.data.corrupt import CorruptDataError, CorruptRecords
 from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples, array_fields
+from vqlab.data.reading import Reading
 from vqlab.data.transforms import StoredCrop, to_float
 
 ENDLESS = 2**62  # batches
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How batches are read; changes the speed, never the content.
-
-    Attributes:
-      num_workers: worker processes; 0 reads in threads of this one.
-      num_threads: batches read at the same time by each worker (or by this process).
-      prefetch: batches held ready by each of them.
-    """
-
-    num_workers: int = 0
-    num_threads: int = 2
-    prefetch: int = 2
-
-    def __post_init__(self):
-        for name, least in (("num_workers", 0), ("num_threads", 0), ("prefetch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {least}")
-
-    def read(self, rows: BatchRows, num_batches: int):
-        """A grain iterator over rows(0), rows(1), ... in this order."""
-        ready = max(self.prefetch, self.num_threads)
-        options = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=ready)
-        batches = grain.MapDataset.range(num_batches).map(rows).to_iter_dataset(options)
-        return self._start_workers(batches) if self.num_workers else iter(batches)
-
-    def _start_workers(self, batches):
-        """The iterator, its worker processes under way."""
-        # grain asks an absl flag before it starts workers; outside of absl.app (a notebook,
-        # a test) nobody has parsed the flags.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(
-            num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
-        )
-        batches = iter(batches.mp_prefetch(options, worker_init_fn=_end_with_parent))
-        batches.get_state()  # makes the workers' queues; only then can the workers be started here
-        with _stop_signals_blocked():
-            batches.start_prefetch()
-        return batches
-
-
-@contextlib.contextmanager
-def _stop_signals_blocked():
-    """Processes started inside, from their first moment on, never see SIGINT and SIGTERM.
-
-    They inherit the mask, also through the threads in which grain starts them. Ctrl-C in
-    a terminal and SLURM's SIGTERM reach every process of a run. What they mean is the train
-    loop's business, which still needs batches then; it ends its workers itself.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_parent(*_):
-    """In a worker: ends it when its parent was killed, for which it would wait for ever."""
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 class TrainBatches:
@@ -223,6 +151,7 @@ def train_batches(
     num_threads: int = 2,
     prefetch: int = 2,
     max_corrupt_share: float = 0.01,
+    on_worker_death: Callable[[str], None] | None = None,
 ) -> TrainBatches:
     """Endless training batches; the same for any number of processes, workers and threads.
 
@@ -236,7 +165,7 @@ def train_batches(
       batch_size: B, of the global batch over all processes.
       seed: of order and augmentation.
       process_index, process_count: p and P; this process gets rows p*B/P to (p+1)*B/P.
-      num_workers, num_threads, prefetch: see `Reading`.
+      num_workers, num_threads, prefetch, on_worker_death: see `Reading`.
       max_corrupt_share: see `CorruptRecords`.
 
     Raises:
@@ -252,7 +181,8 @@ def train_batches(
     examples = TrainExamples(source, transform, seed)
     rows = _rows(examples, source, transform.size, batch_size, process_index, process_count)
     corrupt = CorruptRecords(len(source), max_corrupt_share)
-    return TrainBatches(rows, corrupt, seed, Reading(num_workers, num_threads, prefetch))
+    reading = Reading(num_workers, num_threads, prefetch, on_worker_death)
+    return TrainBatches(rows, corrupt, seed, reading)
 
 
 def eval_batches(
@@ -267,6 +197,7 @@ def eval_batches(
     num_threads: int = 2,
     prefetch: int = 2,
     max_corrupt_share: float = 0.01,
+    on_worker_death: Callable[[str], None] | None = None,
 ) -> EvalBatches:
     """One pass in order, each example exactly once over all processes.
 
@@ -280,7 +211,7 @@ def eval_batches(
     count = len(source) if limit is None else min(limit, len(source))
     examples = EvalExamples(source, transform, count)
     rows = _rows(examples, source, transform.size, batch_size, process_index, process_count)
-    reading = Reading(num_workers, num_threads, prefetch)
+    reading = Reading(num_workers, num_threads, prefetch, on_worker_death)
     return EvalBatches(rows, count, max_corrupt_share, reading)
 
 
