@@ -21,9 +21,6 @@ from vqlab import data
 from vqlab.evals import build_evaluators
 from vqlab.evaluation.evaluators import Evaluator, run_evaluators
 from vqlab.export.fingerprint import latent_fingerprints
-from vqlab.evals import build_evaluators
-from vqlab.evaluation.evaluators import Evaluator, run_evaluators
-from vqlab.export.fingerprint import latent_fingerprints
 from vqlab.inputs import check_seed
 from vqlab.methods import build_frozen, build_objective
 from vqlab.ops.counts import check_count
