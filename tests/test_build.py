@@ -18,6 +18,7 @@ from configs import (
 )
 from tests import tiny
 from vqlab import build, data, results
+from vqlab.training.stopping import StopSignal
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -57,7 +58,7 @@ def test_a_missing_data_set_is_explained_in_three_lines(tmp_path):
     config = tiny.config().unlock()
     config.data.update(name="tfds", data_dir=str(tmp_path))
     with pytest.raises(ValueError) as error:
-        build.build_batches(config, build.build_mesh(config))
+        build.build_batches(config, build.build_mesh(config), StopSignal())
     assert len(str(error.value).splitlines()) == 3
     assert "imagenet2012" in str(error.value) and "--config.data.name=folder" in str(error.value)
 

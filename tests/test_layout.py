@@ -31,6 +31,7 @@ CONFIG_READERS = {
     "plan.py",
     "precompute.py",
     "results.py",
+    "resuming.py",
     "tokenize.py",
     "workdir.py",
 }

@@ -8,6 +8,7 @@ line.
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -26,13 +27,15 @@ from vqlab.methods import build_frozen, build_objective
 from vqlab.ops.counts import check_count
 from vqlab.planning.chips import chip_of
 from vqlab.planning.flops import traced_flops
+from vqlab.results import pictures
+from vqlab.resuming import Change, compare
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.training.events import EventLog
 from vqlab.training.guards import Guards
 from vqlab.training.loop import Run, beside_state, lacks_evaluation
 from vqlab.training.objectives import TOKENIZER
-from vqlab.training.optim import build_optimizer
+from vqlab.training.optim import build_optimizer, build_schedule, current_rate
 from vqlab.training.profiling import Profiler, ProfileWindow
 from vqlab.training.speed import Speedometer
 from vqlab.training.step import Objective, TrainState, init_state, make_train_step
@@ -65,6 +68,21 @@ def build_optimizers(config: ml_collections.ConfigDict, players: tuple[str, ...]
         player: build_optimizer(num_steps=config.num_steps, **_arguments(config.optimizer[player]))
         for player in players
     }
+
+
+def build_learning_rates(config: ml_collections.ConfigDict, players: tuple[str, ...]) -> dict:
+    """A function for each player, from the state of its optimizer to its learning rate."""
+
+    def rate(node):
+        schedule = build_schedule(
+            node.schedule,
+            node.learning_rate,
+            warmup_steps=node.warmup_steps,
+            num_steps=config.num_steps,
+        )
+        return functools.partial(current_rate, schedule)
+
+    return {player: rate(config.optimizer[player]) for player in players}
 
 
 # What each source needs of config.data beside the split.
@@ -107,8 +125,10 @@ def build_source(node: ml_collections.ConfigDict, split: str) -> data.Source:
     return data.build_source(node.name, split=split, **chosen)
 
 
-def build_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> data.TrainBatches:
-    """This process's part of the endless training batches."""
+def build_batches(
+    config: ml_collections.ConfigDict, mesh: Mesh, stop: StopSignal
+) -> data.TrainBatches:
+    """This process's part of the endless training batches; a dead loader worker asks to `stop`."""
     part, num_parts = sharding.own_part(mesh)
     if config.data.name == "records":
         transform = data.StoredCrop(config.image_size)
@@ -121,6 +141,7 @@ def build_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> data.TrainBa
         seed=config.seed,
         process_index=part,
         process_count=num_parts,
+        on_worker_death=stop.request,
         **_arguments(config.loader),
     )
 
@@ -131,14 +152,28 @@ def evaluated_weights(state: TrainState) -> tuple[dict, dict]:
     return params, state.variables[TOKENIZER]
 
 
-def initial_state(config: ml_collections.ConfigDict, objective, optimizers, mesh: Mesh):
-    """(abstract state with shardings, function that makes the state before the first step)."""
+def _initializer(config: ml_collections.ConfigDict, objective, optimizers):
+    """A function that makes the state before the first step."""
     side = config.image_size
     batch = {"images": jnp.zeros((1, side, side, 3))}
     averaged = (TOKENIZER,) if config.ema_decay else ()
-    init = functools.partial(
+    return functools.partial(
         init_state, objective, optimizers, batch, seed=config.seed, averaged=averaged
     )
+
+
+def state_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple]:
+    """(shape, dtype) of every array of the train state by its path; no file is read."""
+    objective = build_objective(config)
+    optimizers = build_optimizers(config, objective.players)
+    abstract = jax.eval_shape(_initializer(config, objective, optimizers))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(abstract)
+    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+
+
+def initial_state(config: ml_collections.ConfigDict, objective, optimizers, mesh: Mesh):
+    """(abstract state with shardings, function that makes the state before the first step)."""
+    init = _initializer(config, objective, optimizers)
     abstract = jax.eval_shape(init)
     places = sharding.tree_sharding(abstract, mesh, config.sharding)
     abstract = jax.tree.map(
@@ -162,6 +197,7 @@ def build_train_step(config: ml_collections.ConfigDict, objective, optimizers, a
         seed=config.seed,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
+        learning_rates=build_learning_rates(config, objective.players),
     )
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
@@ -185,17 +221,20 @@ def build_run(
     check_count("num_steps", config.num_steps, 0)
     check_seed(config.seed)
     workdir = require_writable(workdir)
+    changed = compare(workdir, config, state_shapes)
     stop = stop or StopSignal()
     mesh = build_mesh(config)
     objective = build_objective(config)
     optimizers = build_optimizers(config, objective.players)
-    batches = build_batches(config, mesh)
+    batches = build_batches(config, mesh, stop)
     frozen = build_frozen(config)
     check_stored(config, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     read_source = functools.partial(build_source, config.data)
-    evaluators = build_evaluators(config, objective.tokenizer, mesh, read_source, stop.check)
+    evaluators = build_evaluators(
+        config, objective.tokenizer, mesh, read_source, stop.check, stop.request
+    )
     checkpointer = open_checkpoints(config, workdir)
     abstract, make_state = initial_state(config, objective, optimizers, mesh)
     weights = None if checkpointer.steps() else initial_weights(config, abstract)
@@ -207,13 +246,11 @@ def build_run(
         state = make_state()
         return state if weights is None else _with_weights(state, *weights), beginning
 
-    def evaluate(state):
-        return run_evaluators(evaluators, *evaluated_weights(state), frozen)
-
     state, beside = restore()
     batches.set_state(beside["data"])
     if jax.process_index() == 0:
         save_config(config, workdir)
+    writer, events = _open_logs(config, workdir, int(state.step), changed)
     step = build_train_step(config, objective, optimizers, abstract, mesh)
     run = Run(
         state=state,
@@ -221,17 +258,41 @@ def build_run(
         frozen=frozen,
         batches=batches,
         to_device=lambda batch: sharding.global_batch(_without_labels(batch), mesh),
-        evaluate=evaluate if evaluators else None,
+        evaluate=_shown_evaluation(evaluators, frozen, writer) if evaluators else None,
         restore=restore,
         checkpointer=checkpointer,
-        writer=MetricWriter(workdir, step=int(state.step)),
-        events=EventLog(workdir),
+        writer=writer,
+        events=events,
         stop=stop,
         speed=Speedometer(config.batch_size, *_flops(step, abstract, frozen, batches, mesh)),
         profiler=Profiler(profile, workdir),
         is_evaluation_due=lacks_evaluation(checkpointer, int(state.step), beside),
     )
     return TrainingRun(run, mesh, objective, evaluators, guards)
+
+
+def _shown_evaluation(evaluators: dict[str, Evaluator], frozen: dict, writer: MetricWriter):
+    """state -> the metrics of its tokenizer; TensorBoard gets the pictures."""
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        values = run_evaluators(evaluators, *evaluated_weights(state), frozen)
+        if jax.process_index() == 0:
+            writer.write_images(int(state.step), pictures(evaluators, values))
+        return values
+
+    return evaluate
+
+
+def _open_logs(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int, changed: list[Change]
+) -> tuple[MetricWriter, EventLog]:
+    """The logs of a run that goes on from `step`, with its config and what that changes."""
+    writer, events = MetricWriter(workdir, step=step), EventLog(workdir)
+    for change in changed:
+        events.write(step, "setting", str(change))
+    text = json.dumps(json.loads(config.to_json()), indent=2)
+    writer.write_text(step, "config", f"```json\n{text}\n```")
+    return writer, events
 
 
 def _without_labels(batch: dict) -> dict:

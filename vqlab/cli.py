@@ -26,6 +26,8 @@ CONFIG = config_flags.DEFINE_config_file(
 
 # The exit code of a command that was asked for something impossible.
 USAGE_ERROR = 2
+# Of a command that Ctrl-C ended, as shells have it: 128 + SIGINT.
+INTERRUPTED = 130
 # Seconds that process 0, whose end ends the others, leaves them to say what is wrong themselves.
 GRACE = 5
 
@@ -38,15 +40,33 @@ def run(main: Callable[[], None]) -> None:
             fail(f"unknown arguments: {' '.join(argv[1:])}")
         start_logging()
         keep_compiled()
-        try:
+        with _last_words():
             main()
-        except Exception:
-            if not jax.distributed.is_initialized():
-                raise
-            traceback.print_exc()
-            _leave(1)
 
     app.run(checked, flags_parser=_parse_flags)
+
+
+@contextlib.contextmanager
+def _last_words():
+    """One line for what is no fault of the program: a file, a full disk, Ctrl-C given twice."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end("stopped by SIGINT, without a save", INTERRUPTED)
+    except OSError as error:
+        _end(f"error: {_last_line(error)}", 1)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        _leave(1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    if jax.distributed.is_initialized():
+        _leave(code)
+    raise SystemExit(code)
 
 
 def _leave(code: int) -> NoReturn:
@@ -77,10 +97,7 @@ def _last_line(error: Exception) -> str:
 
 def fail(message: str) -> NoReturn:
     """Ends the command with one line on stderr and exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    if jax.distributed.is_initialized():
-        _leave(USAGE_ERROR)
-    raise SystemExit(USAGE_ERROR)
+    _end(f"error: {message}", USAGE_ERROR)
 
 
 def keep_compiled() -> None:

@@ -48,6 +48,7 @@ def join() -> None:
       ValueError: where they are is said in part only, or makes no sense.
       OSError: they did not all appear in time.
     """
+    _have_threads_to_spare()
     told = _told()
     if not told and not _is_managed():
         return
@@ -63,6 +64,21 @@ def join() -> None:
         )
     except RuntimeError as error:
         raise OSError(f"the processes of this run did not find each other: {error}") from error
+
+
+def _have_threads_to_spare() -> None:
+    """Gives XLA more threads than cores where this process has several CPU devices.
+
+    XLA's CPU client launches and runs programs on one pool of threads, $NPROC of them, or as many
+    as there are cores or devices. A launch that waits for room on one device holds a thread which
+    the programs that the other devices wait for may need: on a busy machine all wait for ever.
+    """
+    forced = re.search(
+        r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
+    )
+    num_devices = max(jax.config.jax_num_cpu_devices, int(forced[1]) if forced else 1)
+    if num_devices > 1:
+        os.environ.setdefault("NPROC", str(max(32, 4 * num_devices)))
 
 
 # What a collective operation says when a process that takes part in it is gone.

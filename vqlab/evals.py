@@ -26,6 +26,7 @@ def build_evaluators(
     mesh: Mesh,
     read_source: Callable[[str], data.Source],
     before_batch: Callable[[], None] = lambda: None,
+    on_worker_death: Callable[[str], None] = lambda reason: None,
 ) -> dict[str, Evaluator]:
     """The evaluators `config.evals`, but for those that the data do not allow: a line for each.
 
@@ -35,6 +36,7 @@ def build_evaluators(
       mesh: where the batches lie.
       read_source: the images of a split by its name in config.data.
       before_batch: called before each batch; may raise.
+      on_worker_death: see `data.eval_batches`; the evaluation goes on without workers.
 
     Raises:
       ValueError: for a setting that cannot work, or data that are missing.
@@ -42,7 +44,9 @@ def build_evaluators(
     read_source = functools.cache(read_source)
     evaluators = {}
     for name in config.evals:
-        batches = functools.cache(functools.partial(_eval_batches, config, name, read_source, mesh))
+        batches = functools.cache(
+            functools.partial(_eval_batches, config, name, read_source, mesh, on_worker_death)
+        )
         evaluator = _build_evaluator(config, name, model, mesh, batches, before_batch)
         supplies = {split: batches(split).supply for split in evaluator.needs.num_images}
         if lack := evaluator.needs.missing(supplies):
@@ -102,6 +106,7 @@ def _eval_batches(
     name: str,
     read_source: Callable[[str], data.Source],
     mesh: Mesh,
+    on_worker_death: Callable[[str], None],
     split: str,
 ) -> _Evaluated:
     node = config.evals[name]
@@ -117,6 +122,7 @@ def _eval_batches(
         process_index=part,
         process_count=num_parts,
         limit=node.limit or None,
+        on_worker_death=on_worker_death,
         **config.loader,
     )
     num_images = min(node.limit or len(source), len(source))

@@ -17,11 +17,12 @@ from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
 from vqlab.evals import build_evaluators
 from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
-from vqlab.evaluation.report import format_table
+from vqlab.evaluation.report import REPORT_FILE, format_table
 from vqlab.export.lpips_weights import read_lpips
 from vqlab.inference import load
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
+from vqlab.training.disk import naming
 from vqlab.workdir import load_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder.", required=True)
@@ -78,16 +79,17 @@ def main() -> None:
     if not values:
         cluster.fail("nothing could be evaluated")
     print(format_table(values, results.protocols(evaluators)))
-    page = results.write_results(
-        workdir,
-        config,
-        evaluators,
-        values,
-        step=_STEP.value,
-        parameters=results.count_parameters(tokenizer.params),
-        load_path=str(_SOURCE.value or workdir),
-        comparison=others,
-    )
+    with naming(workdir / REPORT_FILE):
+        page = results.write_results(
+            workdir,
+            config,
+            evaluators,
+            values,
+            step=_STEP.value,
+            parameters=results.count_parameters(tokenizer.params),
+            load_path=str(_SOURCE.value or workdir),
+            comparison=others,
+        )
     if curves := format_curves({workdir.name: values} | others):
         print(curves)
     print(f"report  {page}")

@@ -21,8 +21,11 @@ from vqlab import build, cli, cluster, results
 from vqlab.comparison import format_curves, read_comparison
 from vqlab.data import CorruptDataError
 from vqlab.evaluation.evaluators import EvaluationError
+from vqlab.evaluation.report import REPORT_FILE
 from vqlab.export import package
+from vqlab.lock import only_run
 from vqlab.training.checkpoint import CheckpointError
+from vqlab.training.disk import naming, write_text
 from vqlab.training.host_memory import keep_freed_memory
 from vqlab.training.loop import DivergedForGood, Intervals, train
 from vqlab.training.stopping import StopRequested, StopSignal
@@ -46,18 +49,21 @@ def main() -> None:
     """Builds the run, trains it, and writes what it made."""
     config = cli.CONFIG.value
     stop = StopSignal()
-    with cluster.ending_with_peers(EXIT_STOPPED), cli.exit_on_error():
-        cluster.join()
-        if jax.default_backend() == "cpu":
-            keep_freed_memory()
-        others = read_comparison(_WORKDIR.value, _COMPARE.value)
-        training = build.build_run(config, _WORKDIR.value, stop)
-    workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
-    log.info("%s", describe(training, workdir))
-    with jax.set_mesh(training.mesh), contextlib.closing(training.run):
-        # Within: alone, closing would wait for others for ever.
-        with cluster.ending_with_peers(EXIT_STOPPED):
-            is_complete = run(config, workdir, training, others)
+    with contextlib.ExitStack() as held:
+        with cluster.ending_with_peers(EXIT_STOPPED), cli.exit_on_error():
+            cluster.join()
+            if jax.process_index() == 0 and "://" not in _WORKDIR.value:
+                held.enter_context(only_run(_WORKDIR.value))
+            if jax.default_backend() == "cpu":
+                keep_freed_memory()
+            others = read_comparison(_WORKDIR.value, _COMPARE.value)
+            training = build.build_run(config, _WORKDIR.value, stop)
+        workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
+        log.info("%s", describe(training, workdir))
+        with jax.set_mesh(training.mesh), contextlib.closing(training.run):
+            # Within: alone, closing would wait for others for ever.
+            with cluster.ending_with_peers(EXIT_STOPPED):
+                is_complete = run(config, workdir, training, others)
     if not is_complete:
         sys.exit(EXIT_STOPPED)
 
@@ -89,7 +95,7 @@ def describe(training: build.TrainingRun, workdir: pathlib.Path) -> str:
     params = training.run.state.params
     if jax.process_index() == 0:
         table = parameter_overview.get_parameter_overview(params, include_stats="sharding")
-        (workdir / "parameters.txt").write_text(table + "\n")
+        write_text(workdir / "parameters.txt", table + "\n")
     counts = ", ".join(
         f"{name} {results.count_parameters(tree):,}" for name, tree in params.items()
     )
@@ -107,16 +113,17 @@ def complete_variables(variables: dict, frozen: dict) -> dict:
 def report(config, workdir: pathlib.Path, training: build.TrainingRun, state, others):
     """Writes the report of what was evaluated last; its path on process 0, None elsewhere."""
     params, _ = build.evaluated_weights(state)
-    return results.write_results(
-        workdir,
-        config,
-        training.evaluators,
-        training.run.evaluation or {},
-        step=int(state.step),
-        parameters=results.count_parameters(params),
-        load_path=str(workdir / "export"),
-        comparison=others,
-    )
+    with naming(workdir / REPORT_FILE):
+        return results.write_results(
+            workdir,
+            config,
+            training.evaluators,
+            training.run.evaluation or {},
+            step=int(state.step),
+            parameters=results.count_parameters(params),
+            load_path=str(workdir / "export"),
+            comparison=others,
+        )
 
 
 def finish(
@@ -137,14 +144,17 @@ def finish(
     params, variables = build.evaluated_weights(state)
     params, variables = build.to_host((params, complete_variables(variables, run.frozen)))
     if jax.process_index() == 0:
-        package.save_package(
-            workdir / "export",
-            config.model.to_dict(),
-            params,
-            variables,
-            facts={"steps": int(state.step), "training images": config.data.name},
-            sampling=config.sampling.to_dict() if "sampling" in config else None,
-        )
+        try:
+            package.save_package(
+                workdir / "export",
+                config.model.to_dict(),
+                params,
+                variables,
+                facts={"steps": int(state.step), "training images": config.data.name},
+                sampling=config.sampling.to_dict() if "sampling" in config else None,
+            )
+        except ValueError as error:  # a full disk, or a folder of something else
+            cluster.fail(str(error))
         if curves := format_curves({workdir.name: run.evaluation or {}} | dict(others or {})):
             log.info("%s", curves)
         log.info("report      %s", page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import pathlib
@@ -18,6 +19,7 @@ from vqlab.evaluation import figures, report
 from vqlab.evaluation.evaluators import EVALUATORS, Evaluator
 from vqlab.evaluation.panels import Measured, Section
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
+from vqlab.training.disk import naming, write_text
 from vqlab.training.events import read_events
 
 EVALUATION_FILE, PICTURE_FILE = "evaluation.json", "reconstructions.png"
@@ -60,9 +62,11 @@ def write_results(
             for name, value in results.items()
         },
     }
-    (workdir / EVALUATION_FILE).write_text(json.dumps(saved, indent=2) + "\n")
+    write_text(workdir / EVALUATION_FILE, json.dumps(saved, indent=2) + "\n")
     measured = Measured(results, comparison or {})
-    _write_picture(workdir / PICTURE_FILE, evaluators, measured)
+    for picture in list(pictures(evaluators, results).values())[:1]:
+        with naming(workdir / PICTURE_FILE):
+            (workdir / PICTURE_FILE).write_bytes(picture)
     method = describe_method(config, load_path)
     return report.write_report(
         workdir,
@@ -217,14 +221,16 @@ def _events(workdir: pathlib.Path) -> Section:
     return Section("Events", f"{text}<table>{head}{rows}</table>" if rows else "")
 
 
-def _write_picture(
-    path: pathlib.Path, evaluators: Mapping[str, Evaluator], measured: Measured
-) -> None:
+def pictures(evaluators: Mapping[str, Evaluator], results: Mapping[str, float]) -> dict[str, bytes]:
+    """A PNG of originals and reconstructions of each evaluator that kept some, by its name."""
+    measured, found = Measured(results, {}), {}
     for name, evaluator in evaluators.items():
-        if isinstance(evaluator, ReconstructionEvaluator) and len(evaluator.originals):
-            headings = evaluator.headings(measured.own(name))
-            figures.write_grid_png(path, evaluator.originals, evaluator.reconstructions, headings)
-            return
+        own = measured.own(name)
+        if isinstance(evaluator, ReconstructionEvaluator) and own and len(evaluator.originals):
+            headings, buffer = evaluator.headings(own), io.BytesIO()
+            figures.write_grid_png(buffer, evaluator.originals, evaluator.reconstructions, headings)
+            found[name] = buffer.getvalue()
+    return found
 
 
 def count_parameters(params) -> int:

@@ -11,6 +11,7 @@ from vqlab import models
 from vqlab.export import package
 from vqlab.methods import read_latent_space
 from vqlab.training.checkpoint import Checkpointer
+from vqlab.training.disk import write_text
 from vqlab.training.objectives import TOKENIZER
 
 CONFIG_FILE = "config.json"
@@ -19,7 +20,7 @@ CONFIG_FILE = "config.json"
 def save_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes the resolved config, so that a workdir explains itself."""
     text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
-    (workdir / CONFIG_FILE).write_text(text)
+    write_text(workdir / CONFIG_FILE, text)
 
 
 def load_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:

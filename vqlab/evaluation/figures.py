@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import jax.numpy as jnp
 import matplotlib
@@ -144,7 +145,7 @@ MIN_COLUMN = 96  # pixels that a heading needs
 
 
 def write_grid_png(
-    path: str | Path,
+    path: str | Path | BinaryIO,
     originals: np.ndarray,
     reconstructions: np.ndarray,
     headings: Sequence[str],
@@ -154,7 +155,7 @@ def write_grid_png(
     """Writes originals beside what the first 1..G groups make of them, one image a row.
 
     Args:
-      path: the PNG file.
+      path: the PNG file, by name or open.
       originals: [n, H, W, 3] in [-1, 1].
       reconstructions: [G, n, H, W, 3].
       headings: G + 1 texts over the columns, the original's first; "\\n" starts a new line.

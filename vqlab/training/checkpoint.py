@@ -24,6 +24,7 @@ from vqlab.training.scores import BestMeasured, Scores
 
 Tree = Any
 
+CHECKPOINTS = "checkpoints"
 # Unreadable checkpoints are moved here, beside those that are read.
 SET_ASIDE = "checkpoints_unreadable"
 
@@ -105,6 +106,13 @@ def _require_shared(path: pathlib.Path) -> None:
         )
 
 
+def saved_steps(workdir: str | pathlib.Path) -> list[int]:
+    """The finished checkpoints of a workdir, oldest first; none is opened."""
+    folder = pathlib.Path(workdir) / CHECKPOINTS
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 class Checkpointer:
     """Saves and restores one run's checkpoints under `workdir/checkpoints`.
 
@@ -126,7 +134,7 @@ class Checkpointer:
     ):
         if keep < 1:
             raise ValueError(f"keep={keep} checkpoints: at least the newest is kept")
-        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.directory = pathlib.Path(workdir).absolute() / CHECKPOINTS
         self._scores = Scores(self.directory, best_metric, best_mode)
         policies = [checkpoint_managers.LatestN(keep), BestMeasured(self._scores, keep_best)]
         self._newest_asked = -1

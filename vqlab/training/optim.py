@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("cosine", "constant")
@@ -33,6 +34,20 @@ def build_schedule(
         return after
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def current_rate(schedule: optax.Schedule, opt_state) -> jax.Array:
+    """The learning rate of the next update of an optimizer of `build_optimizer`, a scalar.
+
+    The optimizer's own count tells it, as steps that were skipped are no updates.
+    """
+
+    def is_of_schedule(path, value) -> bool:
+        del value
+        return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
+    count = optax.tree.get(opt_state, "count", filtering=is_of_schedule)
+    return jnp.asarray(schedule(count), jnp.float32)
 
 
 # Never decayed, whatever their rank: a stack of layers has biases and scales of two axes.

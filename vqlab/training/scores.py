@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from vqlab.training.disk import write_text
 
 MODES = ("max", "min")
 
@@ -42,9 +43,7 @@ class Scores:
             return
         path.parent.mkdir(exist_ok=True)
         finite = {name: float(x) for name, x in metrics.items() if math.isfinite(x)}
-        part = path.with_name("metrics.part")
-        part.write_text(json.dumps(finite))
-        os.replace(part, path)
+        write_text(path, json.dumps(finite))
 
     def has(self, step: int) -> bool:
         """Whether a checkpoint was measured; as process 0 sees it, on all processes."""

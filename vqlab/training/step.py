@@ -7,7 +7,7 @@ function of the seed and the step, so nothing random is saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax
@@ -143,6 +143,7 @@ def make_train_step(
     seed: int,
     ema_decay: float = 0.0,
     accumulate: int = 1,
+    learning_rates: Mapping[str, Callable[[Tree], jax.Array]] | None = None,
 ) -> Callable[[TrainState, Tree, dict], tuple[TrainState, dict[str, jax.Array]]]:
     """`train_step(state, frozen, batch) -> (state, metrics)`, pure, not yet jitted.
 
@@ -152,10 +153,11 @@ def make_train_step(
       seed: randomness of step n is `fold_in(key(seed), n)`.
       ema_decay: of the players in `state.ema`.
       accumulate: number of micro-batches that a batch is cut into.
+      learning_rates: gives a player's learning rate from the state of its optimizer.
 
     Returned metrics hold every loss as `loss/PLAYER`, every global gradient norm before clipping
-    as `grad_norm/PLAYER`, and the objective's own. Where one of them is not finite, the step
-    changes nothing but its number.
+    as `grad_norm/PLAYER`, every rate as `learning_rate/PLAYER`, and the objective's own. Where one
+    of them is not finite, the step changes nothing but its number.
     """
 
     def train_step(state, frozen, batch):
@@ -180,6 +182,8 @@ def make_train_step(
         metrics = dict(aux.metrics)
         metrics |= {f"loss/{player}": loss for player, loss in losses.items()}
         metrics |= {f"grad_norm/{name}": optax.tree.norm(grad) for name, grad in grads.items()}
+        rates = (learning_rates or {}).items()
+        metrics |= {f"learning_rate/{name}": rate(state.opt_state[name]) for name, rate in rates}
         new_state = state.replace(
             params=params, variables=aux.variables, opt_state=opt_state, ema=ema
         )

@@ -5,9 +5,9 @@ Only process 0 writes; elsewhere the same calls do nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 from tqdm import tqdm
+
+from vqlab.training.disk import naming, write_text
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
@@ -34,7 +36,7 @@ _SHOWN_ABOVE_ZERO = ("skipped",)
 
 
 class MetricWriter:
-    """Writes scalars as JSON lines and as TensorBoard events.
+    """Writes scalars as JSON lines and, with pictures and texts, as TensorBoard events.
 
     metrics.jsonl has one object a call, {"step": int, name: float, ...}; NaN and infinity, which
     JSON cannot express, become null. Not one of clu's metric writers: their import needs
@@ -45,6 +47,9 @@ class MetricWriter:
       step: the step a run resumes from. Lines and events of later steps are dropped, since the
         run is about to write them again.
       tensorboard: whether to write events beside the JSON lines.
+
+    Raises:
+      OSError: by each method that writes, naming the file.
     """
 
     def __init__(self, workdir: str | Path, *, step: int = 0, tensorboard: bool = True):
@@ -57,15 +62,15 @@ class MetricWriter:
         if jax.process_index() != 0:
             return
         self.close()
-        workdir = self._workdir
-        workdir.mkdir(parents=True, exist_ok=True)
-        _drop_lines_after(workdir / METRICS_FILE, step)
-        self._file = open(workdir / METRICS_FILE, "a", encoding="utf-8")
+        path = self._workdir / METRICS_FILE
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        _drop_lines_after(path, step)
+        self._file = open(path, "a", encoding="utf-8")
         if self._tensorboard:
             # Imported here because evaluation and export work without it.
-            from tensorboardX import SummaryWriter
+            from vqlab.training.tensorboard import EventFile
 
-            self._events = SummaryWriter(str(workdir / TENSORBOARD_DIR), purge_step=step + 1)
+            self._events = EventFile(self._workdir / TENSORBOARD_DIR, step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes one number a name: Python floats, or NumPy or JAX arrays of one element."""
@@ -74,17 +79,31 @@ class MetricWriter:
         values = {name: np.asarray(value).astype(float).item() for name, value in scalars.items()}
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
         # Flushed at once: a killed run keeps what it wrote.
-        print(json.dumps({"step": int(step)} | line), file=self._file, flush=True)
+        with naming(self._workdir / METRICS_FILE):
+            print(json.dumps({"step": int(step)} | line), file=self._file, flush=True)
         if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, int(step))
+            self._events.add_scalars(int(step), values)
+
+    def write_images(self, step: int, pngs: Mapping[str, bytes]) -> None:
+        """Shows one PNG file a name in TensorBoard."""
+        if self._events is not None:
+            self._events.add_images(int(step), pngs)
+
+    def write_text(self, step: int, name: str, markdown: str) -> None:
+        """Shows a text in TensorBoard."""
+        if self._events is not None:
+            self._events.add_text(int(step), name, markdown)
 
     def close(self) -> None:
-        """Flushes and closes both files; further writes do nothing."""
-        if self._events is not None:
-            self._events.close()
-        if self._file is not None:
-            self._file.close()
+        """Flushes and closes both files; further writes do nothing.
+
+        Raises nothing: what a full disk did not take was an error of its own, and each line of
+        metrics.jsonl is on disk before its call returns.
+        """
+        for file in (self._events, self._file):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
         self._file = self._events = None
 
     def __enter__(self) -> MetricWriter:
@@ -105,9 +124,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             continue
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, "".join(kept))
 
 
 class ProgressBar:
