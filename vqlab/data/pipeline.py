@@ -133,8 +133,10 @@ class EvalBatches:
         batches = self._reading.read(self._rows, len(self))
         try:
             for batch in batches:
-                self.corrupt.add(batch.pop("failures"), tried=self._rows.num_rows)
-                yield _finish(batch)
+                failures = batch.pop("failures")
+                batch = _finish(batch)  # copies: workers lend theirs
+                self.corrupt.add(failures, tried=self._rows.num_rows)
+                yield batch
         finally:
             batches.close()
 

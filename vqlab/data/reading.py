@@ -16,6 +16,7 @@ import grain
 from absl import flags
 
 from vqlab.data.examples import BatchRows
+from vqlab.data.worker_batches import WorkerBatches
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Reading:
         return Batches(self, rows, num_batches)
 
     def start(self, rows: BatchRows, first: int, num_batches: int):
-        """A grain iterator over rows(first) ... rows(num_batches - 1)."""
+        """An iterator over rows(first) ... rows(num_batches - 1)."""
         ready = max(self.prefetch, self.num_threads)
         options = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=ready)
         numbers = grain.MapDataset.range(first, num_batches)
@@ -73,7 +74,7 @@ class Reading:
         batches.get_state()  # makes the workers' queues; only then can the workers be started here
         with _stop_signals_blocked():
             batches.start_prefetch()
-        return batches
+        return WorkerBatches(batches)
 
 
 class Batches:

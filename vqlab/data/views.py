@@ -179,7 +179,10 @@ class ViewBatches:
         batches = self._reading.read(rows, sum(self.batches_in(shard) for shard in shards))
         try:
             for batch in batches:
-                self.corrupt.add(batch.pop("failures"), tried=images_per_batch)
-                yield {name: np.array(value) for name, value in batch.items()}
+                failures = batch.pop("failures")
+                # Copies: the workers' memory must not be in use when they end.
+                batch = {name: np.array(value) for name, value in batch.items()}
+                self.corrupt.add(failures, tried=images_per_batch)
+                yield batch
         finally:
             batches.close()
