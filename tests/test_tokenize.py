@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import vqlab
 from tests import tiny, tiny_kl
@@ -130,9 +131,9 @@ def test_another_autoencoder_does_not_add_to_the_records(latent_config, latents,
     other = package.save_package(tmp_path / "other", node, params, variables)
     config.objective.latent_weights = str(other)
     encoder = precompute.build_encoder("latents", config, None, "float32")
-    with pytest.raises(ValueError, match=r"holds records of another job \(fields was "):
+    with pytest.raises(ValueError, match=r"another job \(fields.moments.fingerprint was "):
         job(config, tmp_path, encoder, limit=2)
-    with pytest.raises(ValueError, match=r"another job \(views was "):
+    with pytest.raises(ValueError, match=r"another job \(views.flip was False, now True"):
         job(latent_config, tmp_path, latents, limit=2, flip=True)
     assert contents(tmp_path) == before
     job(config, tmp_path, encoder, limit=2, overwrite=True)
@@ -184,6 +185,12 @@ def test_concepts_of_a_trained_semanticist(tmp_path):
     images = np.stack([source[number]["image"] for number in range(COUNT)])
     stored = np.stack([source[number]["concepts"] for number in range(COUNT)])
     assert stored.shape == (COUNT, 8, 8)
+    assert source.manifest.tokenizer == {"num_concepts": 8, "concept_dim": 8}
+    job(config, tmp_path / "bare", encoder, "concepts", images="none").run()
+    bare = data.RecordArrays(str(tmp_path / "bare"))
+    assert [bare[number]["concepts"].tobytes() for number in range(COUNT)] == [
+        concepts.tobytes() for concepts in stored
+    ]
     np.testing.assert_allclose(stored, vqlab.load(path).encode(images), atol=1e-4)
     with pytest.raises(ValueError, match="holds a semanticist that makes no indices"):
         precompute.build_encoder("indices", config, path, "float32")
@@ -193,6 +200,43 @@ def test_concepts_of_a_trained_semanticist(tmp_path):
 def mgvq(tmp_path_factory):
     """An exported MGVQ with random weights."""
     return export(tmp_path_factory.mktemp("mgvq"), tiny.tokenizer_node())
+
+
+def test_indices_without_images_are_packed(mgvq, tmp_path):
+    config = tiny.config()
+    encoder = precompute.build_encoder("indices", config, mgvq, "float32")
+    make = functools.partial(job, config, encoder=encoder, what="indices")
+    manifest = make(tmp_path / "bare", images="none").run()
+    assert manifest.tokenizer == {"codebook_size": 16, "num_groups": 2, "stride": 8}
+    assert (manifest.images, manifest.fields["indices"].bits) == ("none", 4)
+    make(tmp_path / "whole").run()
+    bare, whole = (data.RecordArrays(str(tmp_path / name)) for name in ("bare", "whole"))
+    assert bare.manifest.tokenizer == whole.manifest.tokenizer
+    for number in range(COUNT):
+        np.testing.assert_array_equal(bare[number]["indices"], whole[number]["indices"])
+        assert bare[number]["label"] == number
+    with pytest.raises(ValueError, match=r"\(fields.indices.bits was 4, now None; images was none"):
+        make(tmp_path / "bare")
+
+
+def test_exchanged_images_are_refused(mgvq, tmp_path):
+    config = tiny.config().unlock()
+    config.data.update(name="folder", path=str(tmp_path / "images"))
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(tmp_path / f"images/{number}.png")
+    encoder = precompute.build_encoder("indices", config, mgvq, "float32")
+    make = functools.partial(job, config, tmp_path / "records", encoder, "indices")
+    written = make().run()
+    assert make().run() == written
+    before = contents(tmp_path / "records")
+    Image.new("RGB", (40, 40), (1, 250, 99)).save(tmp_path / "images/1.png")
+    os.utime(tmp_path / "images/1.png", (1000, 1000))
+    with pytest.raises(ValueError, match="whose files have changed since|of other images"):
+        make()
+    assert contents(tmp_path / "records") == before
+    make(overwrite=True).run()
+    assert contents(tmp_path / "records") != before
 
 
 def run(*arguments):
@@ -252,9 +296,12 @@ def test_settings_that_cannot_work_are_named(mgvq, tmp_path):
         ({"batch_size": 12}, "batch_size=12 does not divide over 8 devices"),
         ({"records_per_shard": 12}, "records_per_shard=12 is no multiple of batch_size=8"),
         ({"flip": True, "num_random": 2}, "leave out flip"),
+        ({"images": "jpeg"}, "images='jpeg' is none of webp, none"),
     ):
         with pytest.raises(ValueError, match=message):
             make(**changes)
+    with pytest.raises(ValueError, match="beside their images; leave out images=none"):
+        job(config, tmp_path, encoder, "latents", images="none")
     for what, source, message in (
         ("tokens", mgvq, "cannot make 'tokens'; choose from latents, indices"),
         ("latents", None, "a tokenizer has no latent space; choose a Semanticist config"),

@@ -26,6 +26,11 @@ SPLITS = ("train", "validation")
 WHAT = ("latents", "indices", "concepts")
 # Only the direction of REPA's targets is used, and they are the largest array by far.
 REPA_DTYPE = "float16"
+# What a reader of the arrays must know of the tokenizer.
+_SIZES = {
+    "indices": ("codebook_size", "num_groups", "stride"),
+    "concepts": ("num_concepts", "concept_dim"),
+}
 
 
 class Encoder(NamedTuple):
@@ -35,11 +40,13 @@ class Encoder(NamedTuple):
       arrays: (weights, images [B, H, W, 3] in [-1, 1]) -> arrays [B, ...] by name.
       weights: theirs.
       made_by: of each array, the fingerprint of its network and that network in words.
+      sizes: of a tokenizer, see `vqlab.data.manifest.Manifest`.
     """
 
     arrays: Callable[[Any, jax.Array], dict[str, jax.Array]]
     weights: Any
     made_by: Mapping[str, tuple[str, str]]
+    sizes: Mapping[str, int]
 
 
 def build_encoder(
@@ -75,7 +82,9 @@ def build_encoder(
         made = tokenizer.module.apply(weights, images, method="encode")
         return {what: made.indices if what == "indices" else made.astype(dtype)}
 
-    return Encoder(arrays, weights, {what: (fingerprint(tokenizer.node, weights), "tokenizer")})
+    made_by = {what: (fingerprint(tokenizer.node, weights), "tokenizer")}
+    sizes = {name: getattr(tokenizer, name) for name in _SIZES[what]}
+    return Encoder(arrays, weights, made_by, sizes)
 
 
 def _latent_encoder(config: ml_collections.ConfigDict, dtype: str) -> Encoder:
@@ -98,7 +107,7 @@ def _latent_encoder(config: ml_collections.ConfigDict, dtype: str) -> Encoder:
         return made
 
     weights = {name: frozen[name] for name in ("latent_space", "repa") if name in frozen}
-    return Encoder(arrays, weights, made_by)
+    return Encoder(arrays, weights, made_by, {})
 
 
 def build_views(
@@ -125,6 +134,8 @@ class Job:
       output: a folder of this name is written there.
       views: see `build_views`.
       batch_size, records_per_shard, limit: see `vqlab.data.views.ViewBatches`.
+      images: "webp" to store the crops, or "none" for the arrays alone, indices then packed to the
+        bits that they need.
 
     Raises:
       ValueError: a setting cannot work.
@@ -143,7 +154,10 @@ class Job:
         batch_size: int,
         records_per_shard: int,
         limit: int | None = None,
+        images: str = "webp",
     ):
+        if images == "none" and what == "latents":
+            raise ValueError("latents are trained from beside their images; leave out images=none")
         if batch_size % mesh.size:
             raise ValueError(f"batch_size={batch_size} does not divide over {mesh.size} devices")
         self.split = split
@@ -163,11 +177,14 @@ class Job:
             what=what,
             image_size=config.image_size,
             num_classes=source.num_classes,
-            fields=_fields(encoder, config.image_size),
+            fields=_fields(encoder, config.image_size, packed=images == "none"),
             views=views.describe(),
             source=_source_facts(config.data, name, self._batches.num_images)
-            | _decoding_facts(source),
+            | _decoding_facts(source)
+            | _listing_facts(source, self._batches.num_images),
             records_per_shard=records_per_shard,
+            images=images,
+            tokenizer=encoder.sizes,
         )
         self._writer = data.RecordWriter(
             pathlib.Path(output).expanduser() / split,
@@ -225,6 +242,11 @@ def _decoding_facts(source: data.Source) -> dict[str, Any]:
     return {"decoding": changes} if changes else {}
 
 
+def _listing_facts(source: data.Source, num_images: int) -> dict[str, str]:
+    """On process 0 alone: each may read a copy of its own, with other times."""
+    return data.listing_facts(source, num_images) if jax.process_index() == 0 else {}
+
+
 def training_flags(config: ml_collections.ConfigDict, path: pathlib.Path) -> list[str]:
     """The flags of vqlab.main that train from the records in `path`."""
     flags = ["--config.data.name=records", f"--config.data.path={path}"]
@@ -234,11 +256,16 @@ def training_flags(config: ml_collections.ConfigDict, path: pathlib.Path) -> lis
     return flags
 
 
-def _fields(encoder: Encoder, size: int) -> dict[str, data.Field]:
+def _fields(encoder: Encoder, size: int, *, packed: bool) -> dict[str, data.Field]:
     images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     shapes = jax.eval_shape(encoder.arrays, encoder.weights, images)
+    bits = {}
+    if packed and "indices" in shapes:
+        bits["indices"] = data.bits_for(encoder.sizes["codebook_size"])
     return {
-        name: data.Field(leaf.dtype.name, leaf.shape[1:], *encoder.made_by[name])
+        name: data.Field(
+            leaf.dtype.name, leaf.shape[1:], *encoder.made_by[name], bits=bits.get(name)
+        )
         for name, leaf in shapes.items()
     }
 

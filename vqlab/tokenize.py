@@ -5,9 +5,10 @@
 --what=indices   of a trained MGVQ, given as --source=WORKDIR_OR_EXPORT
 --what=concepts  of a trained Semanticist, given likewise
 
-DIR/train and DIR/validation hold array_record files with the crops beside the arrays. The same
-command, given again, goes on at the first file that is missing. With several processes each writes
-its share of the files, to a folder that all can reach.
+DIR/train and DIR/validation hold array_record files with the crops beside the arrays, or, with
+--images=none, indices or concepts alone; docs/records.md has the format. The same command, given
+again, goes on at the first file that is missing, and refuses when an image was exchanged. With
+several processes each writes its share of the files, to a folder that all can reach.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _VIEWS = flags.DEFINE_integer(
     "views", 0, "Random crops of each training image, by config.augment; 0: its centre crop."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Of moments and concepts.")
+_IMAGES = flags.DEFINE_enum(
+    "images", "webp", data.IMAGES, "The crops: lossless beside the arrays, or none."
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images in a batch of each process.")
 _RECORDS_PER_SHARD = flags.DEFINE_integer(
     "records_per_shard", 4096, "Records in a file, a multiple of the batch size."
@@ -92,6 +96,7 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
             batch_size=_BATCH_SIZE.value,
             records_per_shard=_RECORDS_PER_SHARD.value,
             limit=_LIMIT.value or None,
+            images=_IMAGES.value,
         )
         for split in _SPLITS.value
     ]

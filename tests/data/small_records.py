@@ -1,5 +1,7 @@
 """Ten records of 8 pixels in three files."""
 
+import dataclasses
+
 import numpy as np
 
 from vqlab.data import Field, Manifest, RecordWriter
@@ -8,6 +10,12 @@ SIZE, COUNT, PER_SHARD = 8, 10, 4
 FIELDS = {
     "moments": Field("float16", (2, 2, 4), "abc", "autoencoder"),
     "indices": Field("int32", (3,), "def", "tokenizer"),
+}
+
+# Of the same records without images: the largest index is 11.
+BARE = {
+    "images": "none",
+    "fields": FIELDS | {"indices": dataclasses.replace(FIELDS["indices"], bits=4)},
 }
 
 
@@ -41,9 +49,9 @@ def batch(records):
     return np.stack([pixels(record) for record in records]), numbers % 3, arrays
 
 
-def writer(folder, **places):
-    """The writer of the ten records."""
-    return RecordWriter(folder, manifest(), -(-COUNT // PER_SHARD), **places)
+def writer(folder, places=None, **changes):
+    """The writer of the ten records; `changes` are of the manifest."""
+    return RecordWriter(folder, manifest(**changes), -(-COUNT // PER_SHARD), **places or {})
 
 
 def write_missing(records, number=None):
@@ -55,9 +63,9 @@ def write_missing(records, number=None):
             file.write(*batch(numbers[1:]))
 
 
-def write(folder):
+def write(folder, **changes):
     """Writes all of it to `folder`."""
-    records = writer(folder)
+    records = writer(folder, **changes)
     records.begin()
     write_missing(records)
     return records.finish()

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from tests.data import small_records
+from vqlab.data import RecordSource
 from vqlab.data.manifest import (
     Field,
     check_records,
@@ -16,8 +17,20 @@ def test_what_is_written_is_read(tmp_path):
     written = small_records.write(tmp_path / "train")
     assert read_manifest(tmp_path, "train") == written
     content = json.loads((tmp_path / "train" / "manifest.json").read_text())
-    assert (content["format"], content["num_records"]) == ("vqlab-records-1", 10)
+    assert (content["format"], content["num_records"]) == ("vqlab-records-2", 10)
     assert [shard["num_records"] for shard in content["shards"]] == [4, 4, 2]
+
+
+def test_records_of_the_first_format_are_read(tmp_path):
+    written = small_records.write(tmp_path / "train")
+    path = tmp_path / "train" / "manifest.json"
+    content = json.loads(path.read_text()) | {"format": "vqlab-records-1"}
+    del content["images"], content["tokenizer"]
+    for field in content["fields"].values():
+        del field["bits"]
+    path.write_text(json.dumps(content))
+    assert read_manifest(tmp_path, "train") == written
+    assert RecordSource(str(tmp_path))[7]["indices"].tolist() == [7, 8, 9]
 
 
 def test_missing_unfinished_and_foreign_manifests_are_named(tmp_path):
@@ -33,7 +46,7 @@ def test_missing_unfinished_and_foreign_manifests_are_named(tmp_path):
     path = tmp_path / "train" / "manifest.json"
     for text, message in {
         path.read_text()[:50]: "no valid JSON",
-        '{"format": "vqlab-records-9"}': "not of the format vqlab-records-1",
+        '{"format": "vqlab-records-9"}': "of none of the formats vqlab-records-1, vqlab",
         '{"format": "vqlab-records-1", "num_records": 3}': "no manifest of records: .*'fields'",
         "[]": "no manifest of records",
     }.items():
@@ -62,6 +75,11 @@ def test_records_of_something_else_are_refused(size, fingerprints, message):
 def test_records_that_fit_pass():
     fingerprints = {"moments": "abc", "indices": None}
     check_records(small_records.manifest(), "DIR", image_size=8, fingerprints=fingerprints)
+
+
+def test_images_are_stored_in_one_of_two_ways():
+    with pytest.raises(ValueError, match="images='jpeg' is none of webp, none"):
+        small_records.manifest(images="jpeg")
 
 
 def test_arrays_cannot_take_the_names_of_batches():

@@ -33,7 +33,8 @@ def test_a_stopped_job_goes_on_and_ends_the_same(tmp_path):
 def test_processes_write_their_own_shards(tmp_path):
     small_records.write(tmp_path / "one")
     parts = [
-        small_records.writer(tmp_path / "two", process_index=p, process_count=2) for p in range(2)
+        small_records.writer(tmp_path / "two", {"process_index": p, "process_count": 2})
+        for p in range(2)
     ]
     parts[0].begin()
     assert [part.missing() for part in parts] == [[0, 2], [1]]
@@ -68,6 +69,48 @@ def test_records_of_another_job_are_kept_unless_overwritten(tmp_path):
         other.begin()
 
 
+def source(**listing):
+    return {"name": "folder", "path": "DIR", "num_images": 10, **listing}
+
+
+def test_exchanged_images_are_another_job(tmp_path):
+    here = {"times": "aa", "listing": "bb"}
+    written = small_records.write(tmp_path, source=source(**here))
+    same = small_records.writer(tmp_path, source=source(**here))
+    same.begin()
+    assert same.finish() == written
+    for listing, message in (
+        ({"times": "cc", "listing": "dd"}, "of other images: .* exchanged, .*was bb, now dd"),
+        ({"times": "aa", "listing": "dd"}, "of other images: .*source.listing was bb, now dd"),
+        ({"times": "cc", "listing": "bb"}, "though not their names and sizes .*was aa, now cc"),
+        ({**here, "num_images": 9}, r"another job \(source.num_images was 10, now 9\)"),
+        ({**here, "decoding": {"alpha": "white"}}, "source.decoding.alpha was None, now white"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            small_records.writer(tmp_path, source=source(**listing)).begin()
+        assert len(str(error.value).splitlines()) == 1
+    # As the message for changed times says.
+    path = tmp_path / "manifest.json"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if '"times"' not in line))
+    small_records.writer(tmp_path, source=source(times="cc", listing="bb")).begin()
+
+
+def test_a_listing_that_only_one_has_is_not_compared(tmp_path):
+    small_records.write(tmp_path / "old", source=source())
+    later = small_records.writer(tmp_path / "old", source=source(listing="bb", times="aa"))
+    later.begin()
+    # It is not known whether the images were these, and the manifest does not claim it.
+    assert later.finish().source == source()
+    first = small_records.writer(tmp_path / "new", source=source(listing="bb", times="aa"))
+    first.begin()
+    second = small_records.writer(
+        tmp_path / "new", {"process_index": 1, "process_count": 2}, source=source()
+    )
+    second.check()
+    assert second.manifest == first.manifest
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_not_written(tmp_path, value):
     records = small_records.writer(tmp_path)
@@ -91,6 +134,16 @@ def test_arrays_must_be_the_fields(tmp_path):
     with pytest.raises(RecordFileError, match="record 0 is not written: its indices is int64"):
         with records.shard(0) as file:
             file.write(images, labels, arrays | {"indices": arrays["indices"].astype(np.int64)})
+
+
+def test_numbers_that_do_not_fit_into_their_bits_are_not_written(tmp_path):
+    records = small_records.writer(tmp_path, **small_records.BARE)
+    images, labels, arrays = small_records.batch([0])
+    for number in (16, -1):
+        arrays["indices"][0, 1] = number
+        with pytest.raises(RecordFileError, match="record 0 is not written: .* fit into 4 bits"):
+            with records.shard(0) as file:
+                file.write(images, labels, arrays)
 
 
 def test_a_full_disk_is_named(tmp_path):

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 from tests.data import small_records
-from vqlab.data import CenterCrop, StoredCrop, build_source, eval_batches, train_batches
-from vqlab.data.manifest import Field
-from vqlab.data.records import check_array, decode_record, encode_record
+from vqlab.data import (
+    CenterCrop,
+    RecordArrays,
+    StoredCrop,
+    build_source,
+    eval_batches,
+    train_batches,
+)
+from vqlab.data.record_format import encode_record
 
 
 @pytest.fixture
@@ -51,6 +57,28 @@ def test_records_are_what_was_written(folder):
     assert records.name(9) == f"{shard(folder, 2)} record 1"
     assert records.name(4) == f"{shard(folder, 1)} record 0"
     assert pickle.loads(pickle.dumps(records))[7]["indices"][0] == 7
+
+
+@pytest.mark.parametrize("changes", [{}, small_records.BARE], ids=["webp", "none"])
+def test_arrays_are_read_without_an_image(tmp_path, monkeypatch, changes):
+    small_records.write(tmp_path / "train", **changes)
+    monkeypatch.delattr("PIL.Image.open")
+    records = pickle.loads(pickle.dumps(RecordArrays(str(tmp_path))))
+    assert (len(records), records.num_classes) == (10, 3)
+    assert records.fields["indices"] == ("int32", (3,))
+    for number in range(10):
+        record = records[number]
+        assert set(record) == {"label", "moments", "indices"} and record["label"] == number % 3
+        assert (record["moments"] == number).all() and record["moments"].dtype == np.float16
+        assert record["indices"].tolist() == [number, number + 1, number + 2]
+        assert record["indices"].dtype == np.int32
+
+
+def test_records_without_images_are_refused_where_images_are_read(tmp_path):
+    small_records.write(tmp_path / "train", **small_records.BARE)
+    with pytest.raises(ValueError, match="train hold no images .*images=none") as error:
+        source(tmp_path)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_batches_carry_the_arrays_of_their_images(folder):
@@ -131,36 +159,3 @@ def test_a_record_that_is_damaged_later_is_replaced_and_counted(folder, caplog):
     assert 6 not in numbers
     assert batches.corrupt.names == {6: f"{shard(folder)} record 2"}
     assert "unreadable record" in caplog.text
-
-
-def test_records_decode_only_to_what_the_manifest_says():
-    images, labels, arrays = small_records.batch([3])
-    arrays = {name: array[0] for name, array in arrays.items()}
-
-    def decoded(image=images[0], size=8, **changes):
-        return decode_record(
-            encode_record(image, labels[0], arrays | changes), size, small_records.FIELDS
-        )
-
-    assert decoded()["label"] == 0
-    wrong = {
-        r"image is \(8, 8, 3\), not of 16": {"size": 16},
-        r"moments is float32 \(2, 2, 4\), not float16": {"moments": np.zeros((2, 2, 4), "f4")},
-        r"indices is int32 \(4,\), not int32 \(3,\)": {"indices": np.zeros(4, np.int32)},
-        "moments holds NaN": {"moments": np.full((2, 2, 4), np.nan, np.float16)},
-        "moments holds NaN or infinite": {"moments": np.full((2, 2, 4), np.inf, np.float16)},
-    }
-    for message, changes in wrong.items():
-        with pytest.raises(ValueError, match=message):
-            decoded(**changes)
-    for content in (b"", b"no record", encode_record(images[0], labels[0], arrays)[:-200]):
-        with pytest.raises(ValueError, match="no record: "):
-            decode_record(content, 8, small_records.FIELDS)
-    with pytest.raises(ValueError, match="has no indices"):
-        decode_record(
-            encode_record(images[0], 0, {"moments": arrays["moments"]}), 8, small_records.FIELDS
-        )
-
-
-def test_integers_are_never_infinite():
-    check_array("x", np.full(2, 2**31 - 1, np.int32), Field("int32", (2,), "", ""))

@@ -1,3 +1,7 @@
+import gc
+import time
+from multiprocessing import resource_tracker
+
 import numpy as np
 import pytest
 
@@ -24,7 +28,36 @@ def test_centre_crops_and_their_mirror_images_in_order():
     np.testing.assert_array_equal(images[4], CenterCrop(16)(source[2]["image"]))
 
 
-def test_a_shard_is_the_same_wherever_a_job_begins():
+@pytest.fixture
+def lent(monkeypatch):
+    """Names of the shared memory that this process holds; cycles of references keep theirs."""
+    names = set()
+
+    def follow(change):
+        original = getattr(resource_tracker, change)
+
+        def followed(name, kind):
+            original(name, kind)
+            if kind == "shared_memory":
+                names.add(name) if change == "register" else names.discard(name)
+
+        monkeypatch.setattr(resource_tracker, change, followed)
+
+    follow("register")
+    follow("unregister")
+    gc.disable()
+    yield names
+    gc.enable()
+
+
+def is_soon_empty(names):
+    deadline = time.monotonic() + 10  # grain gives memory back in a thread
+    while names and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not names
+
+
+def test_a_shard_is_the_same_wherever_a_job_begins(lent):
     views = RandomViews(TrainTransform(16), num_views=3, seed=5)
     settings = {"records_per_shard": 4, "limit": 5}
     images, labels = crops(ViewBatches(build_source("photos"), views, 4, **settings))
@@ -33,6 +66,7 @@ def test_a_shard_is_the_same_wherever_a_job_begins():
     # Other batches, other workers, and from the third shard on.
     batches = ViewBatches(build_source("photos"), views, 2, **settings, num_workers=1)
     late, _ = crops(batches, [2, 3])
+    assert is_soon_empty(lent)
     np.testing.assert_array_equal(late, images[8:])
     other = RandomViews(TrainTransform(16), num_views=3, seed=6)
     assert (crops(ViewBatches(build_source("photos"), other, 4, **settings))[0] != images).any()

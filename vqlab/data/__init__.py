@@ -7,12 +7,14 @@ batch number `b` are pure functions of the source, the seed and the number. That
 resuming, and feeding any number of hosts, needs.
 """
 
+from vqlab.data.contents import listing_facts
 from vqlab.data.corrupt import CorruptDataError
 from vqlab.data.decode import Decoding, decoding_of
-from vqlab.data.manifest import Field, Manifest, check_records, read_manifest
+from vqlab.data.manifest import IMAGES, Field, Manifest, check_records, read_manifest
+from vqlab.data.packing import bits_for
 from vqlab.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
 from vqlab.data.record_writer import RecordFileError, RecordWriter
-from vqlab.data.records import RecordSource
+from vqlab.data.records import RecordArrays, RecordSource
 from vqlab.data.sources import Source, build_source
 from vqlab.data.tiles import TileSource
 from vqlab.data.transforms import CenterCrop, StoredCrop, TrainTransform, to_float
@@ -25,8 +27,10 @@ __all__ = [
     "Decoding",
     "EvalBatches",
     "Field",
+    "IMAGES",
     "Manifest",
     "RandomViews",
+    "RecordArrays",
     "RecordFileError",
     "RecordSource",
     "RecordWriter",
@@ -36,10 +40,12 @@ __all__ = [
     "TrainBatches",
     "TrainTransform",
     "ViewBatches",
+    "bits_for",
     "build_source",
     "check_records",
     "decoding_of",
     "eval_batches",
+    "listing_facts",
     "read_manifest",
     "to_float",
     "train_batches",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vqlab.data.contents import Entry, file_entries
 from vqlab.data.decode import PLAIN, Decoding
 from vqlab.data.folder_splits import (
     SPLIT_FOLDERS,
@@ -82,6 +83,10 @@ class FolderSource:
         """{"image": encoded bytes, "label": int}."""
         path = os.path.join(self.place, self._files[record])
         return {"image": Path(path).read_bytes(), "label": self._labels[record]}
+
+    def entries(self, count: int) -> list[Entry]:
+        """What tells the first `count` images from others, see `vqlab.data.contents`."""
+        return file_entries(self._files[:count], self._labels, self.name)
 
     def name(self, record: int) -> str:
         """The file's path."""

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FORMAT = "vqlab-records-1"
+FORMAT = "vqlab-records-2"
+# Also read: the first format knew neither `images` nor `tokenizer`, nor a field's `bits`.
+FORMATS = ("vqlab-records-1", FORMAT)
+IMAGES = ("webp", "none")
 MANIFEST_FILE = "manifest.json"
 # Names that records and batches use themselves.
 RESERVED = ("image", "label", "images", "images_u8", "labels", "mask", "failures")
@@ -24,12 +27,14 @@ class Field:
       shape: of one record's array.
       fingerprint: of the network that made it, see `vqlab.export.fingerprint`.
       made_by: that network in words, such as "autoencoder".
+      bits: of each whole number, where they are packed; None where they are stored as they are.
     """
 
     dtype: str
     shape: tuple[int, ...]
     fingerprint: str
     made_by: str
+    bits: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Manifest:
       source: which images they were taken from.
       records_per_shard: at most; unreadable images are left out.
       shards: in order; None while they are being written.
+      images: "webp" where each record holds its crop as a lossless WebP file, or "none".
+      tokenizer: sizes of the tokenizer that made indices (codebook_size, num_groups, stride) or
+        concepts (num_concepts, concept_dim); empty for latents.
     """
 
     what: str
@@ -64,10 +72,19 @@ class Manifest:
     source: Mapping[str, Any]
     records_per_shard: int
     shards: tuple[Shard, ...] | None = None
+    images: str = "webp"
+    tokenizer: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        if self.images not in IMAGES:
+            raise ValueError(f"images={self.images!r} is none of {', '.join(IMAGES)}")
         if taken := sorted(set(self.fields) & set(RESERVED)):
             raise ValueError(f"records use the names {taken} themselves; call the arrays otherwise")
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the crops lie beside the arrays."""
+        return self.images != "none"
 
     @property
     def num_records(self) -> int:
@@ -102,8 +119,8 @@ def load_manifest(folder: str | Path) -> Manifest | None:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no valid JSON: {error}") from error
     try:
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"{path} is not of the format {FORMAT}")
+        if content.pop("format") not in FORMATS:
+            raise ValueError(f"{path} is of none of the formats {', '.join(FORMATS)}")
         del content["num_records"]
         fields = {
             name: Field(**{**field, "shape": tuple(field["shape"])})

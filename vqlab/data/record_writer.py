@@ -12,15 +12,10 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from vqlab.data.manifest import (
-    MANIFEST_FILE,
-    Field,
-    Manifest,
-    Shard,
-    load_manifest,
-    save_manifest,
-)
-from vqlab.data.records import check_array, count_records, encode_record
+from vqlab.data.manifest import MANIFEST_FILE, Manifest, Shard, load_manifest, save_manifest
+from vqlab.data.record_format import check_array, encode_bare, encode_record
+from vqlab.data.records import count_records
+from vqlab.data.same_job import check_same_job
 
 # One record a chunk, for random access. Images are compressed already and floats hardly can be:
 # compression would save 6 % and make reading three times slower.
@@ -35,13 +30,18 @@ class RecordFileError(ValueError):
 class ShardFile:
     """One array_record file while it is written.
 
+    Args:
+      path: of the file.
+      manifest: what the records are.
+
     Raises:
       RecordFileError: for what the disk says, here and from the methods.
     """
 
-    def __init__(self, path: Path, fields: Mapping[str, Field]):
+    def __init__(self, path: Path, manifest: Manifest):
         self._path = path
-        self._fields = fields
+        self._fields = manifest.fields
+        self._has_images = manifest.has_images
         self._count = 0
         self._pool = concurrent.futures.ThreadPoolExecutor()
         with _disk_errors(path):
@@ -50,8 +50,11 @@ class ShardFile:
     def write(self, images_u8: np.ndarray, labels: np.ndarray, arrays: Mapping) -> None:
         """Appends crops [N, H, W, 3], labels [N] and the fields' arrays [N, ...].
 
+        The crops are left out where the manifest says so.
+
         Raises:
-          RecordFileError: an array has another shape or dtype than its field, or is not finite.
+          RecordFileError: an array has another shape or dtype than its field, is not finite, or
+            does not fit into its field's bits.
           ValueError: the arrays are not the fields.
         """
         if set(arrays) != set(self._fields):
@@ -59,21 +62,23 @@ class ShardFile:
 
         def encode(row: int) -> bytes:
             own = {name: array[row] for name, array in arrays.items()}
-            self._check(own, self._count + row)
-            return encode_record(images_u8[row], labels[row], own)
+            try:
+                return self._encode(images_u8[row], labels[row], own)
+            except ValueError as error:
+                name, record = self._path.with_suffix(SUFFIX), self._count + row
+                raise RecordFileError(f"{name} record {record} is not written: {error}") from error
 
         for record in self._pool.map(encode, range(len(images_u8))):
             with _disk_errors(self._path):
                 self._file.write(record)
         self._count += len(images_u8)
 
-    def _check(self, arrays: Mapping[str, np.ndarray], record: int) -> None:
+    def _encode(self, pixels: np.ndarray, label: int, arrays: Mapping[str, np.ndarray]) -> bytes:
         for name, array in arrays.items():
-            try:
-                check_array(name, array, self._fields[name])
-            except ValueError as error:
-                name = self._path.with_suffix(SUFFIX)
-                raise RecordFileError(f"{name} record {record} is not written: {error}") from error
+            check_array(name, array, self._fields[name])
+        if self._has_images:
+            return encode_record(pixels, label, arrays)
+        return encode_bare(label, arrays, self._fields)
 
     def close(self) -> None:
         """Writes what is left."""
@@ -145,19 +150,16 @@ class RecordWriter:
         return list(self.folder.glob("data-*-of-*"))
 
     def check(self) -> None:
-        """Raises ValueError if the folder holds records of another job."""
+        """Takes over what the folder's manifest says of the source: process 0 wrote it.
+
+        Raises:
+          ValueError: the folder holds records of another job.
+        """
         there = load_manifest(self.folder)
         if there is None:
             return
-        old = dataclasses.replace(there, shards=None).to_json()
-        new = self.manifest.to_json()
-        differing = [name for name in new if old.get(name) != new[name]]
-        if differing:
-            facts = "; ".join(f"{n} was {old.get(n)}, now {new[n]}" for n in differing)
-            raise ValueError(
-                f"{self.folder} holds records of another job ({facts}); give another folder, "
-                "or overwrite"
-            )
+        check_same_job(there, self.manifest, self.folder)
+        self.manifest = dataclasses.replace(self.manifest, source=there.source)
 
     def missing(self) -> list[int]:
         """This process's shards that are not there or damaged, ascending."""
@@ -168,7 +170,7 @@ class RecordWriter:
         """A file to write to, which gets its name when the block ends well."""
         path = self.path(shard)
         part = path.with_suffix(".part")
-        file = ShardFile(part, self.manifest.fields)
+        file = ShardFile(part, self.manifest)
         try:
             yield file
             file.close()

@@ -1,86 +1,39 @@
-"""Records that hold a crop beside what networks made of it, in array_record files.
+"""Records of what networks made of crops, in array_record files; docs/records.md has the format.
 
-A folder has one `manifest.json` and shards `data-00000-of-00016.array_record`. A record is an
-`.npz` of its image (a lossless WebP file), its label and its arrays, so the crop that a network
-saw and the arrays it made never part.
+A folder has one `manifest.json` and shards `data-00000-of-00016.array_record`. A record holds the
+label and the arrays of one crop. The crop lies beside them, so that what a network saw and what it
+made never part, or is left out where only the arrays are wanted.
 """
 
 from __future__ import annotations
 
 import bisect
-import io
 import itertools
+import json
 import os
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
-from PIL import Image
 
-from vqlab.data.decode import UNREADABLE, decode_rgb
-from vqlab.data.manifest import Field, Shard, read_manifest
+from vqlab.data.contents import Entry
+from vqlab.data.decode import UNREADABLE
+from vqlab.data.manifest import Shard, read_manifest
+from vqlab.data.record_format import decode_arrays, decode_bare, decode_record
 
 NUM_CHECKED = 64  # records looked at before a run
 
 
-def encode_record(pixels: np.ndarray, label: int, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The bytes of uint8 pixels [H, W, 3], a label and arrays; the same for the same content."""
-    image, record = io.BytesIO(), io.BytesIO()
-    # Quality and method say how hard to compress. At their least this is already smaller than
-    # PNG, and takes half the time.
-    Image.fromarray(pixels).save(image, "WEBP", lossless=True, quality=0, method=0)
-    np.savez(
-        record,
-        image=np.frombuffer(image.getvalue(), np.uint8),
-        label=np.int64(label),
-        **arrays,
-    )
-    return record.getvalue()
-
-
-def decode_record(record: bytes, image_size: int, fields: Mapping[str, Field]) -> dict:
-    """{"image": uint8 [image_size, image_size, 3], "label": int, and the arrays of `fields`}.
-
-    Raises:
-      ValueError: damaged, or an array that is missing, of another shape or dtype, or not finite.
-    """
-    try:
-        with np.load(io.BytesIO(record), allow_pickle=False) as content:
-            arrays = dict(content)
-        image = np.asarray(decode_rgb(arrays.pop("image").tobytes()))
-        label = int(arrays.pop("label"))
-    except (KeyError, TypeError, NotImplementedError, zipfile.BadZipFile, *UNREADABLE) as error:
-        raise ValueError(f"no record: {type(error).__name__}: {error}") from error
-    if image.shape != (image_size, image_size, 3):
-        raise ValueError(f"its image is {image.shape}, not of {image_size} pixels")
-    for name, field in fields.items():
-        if name not in arrays:
-            raise ValueError(f"it has no {name}")
-        check_array(name, arrays[name], field)
-    return {"image": image, "label": label, **{name: arrays[name] for name in fields}}
-
-
-def check_array(name: str, array: np.ndarray, field: Field) -> None:
-    """Raises ValueError unless the array has the field's shape and dtype and is finite."""
-    if (array.dtype.name, array.shape) != (field.dtype, field.shape):
-        raise ValueError(
-            f"its {name} is {array.dtype} {array.shape}, not {field.dtype} {field.shape}"
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"its {name} holds NaN or infinite numbers")
-
-
-class RecordSource:
-    """Random access to the records in `path/split`.
+class RecordArrays:
+    """Random access to labels and arrays of the records in `path/split`, whatever lies beside.
 
     Before anything is read in earnest every file is compared with the manifest, and the first
     record of each (at most 64, evenly spread) is decoded and checked.
 
     Attributes:
       manifest: what the records are.
+      num_classes: of the labels.
       fields: dtype and shape of their arrays by name.
 
     Raises:
@@ -116,12 +69,24 @@ class RecordSource:
         return self._ends[-1]
 
     def __getitem__(self, record: int) -> dict:
-        """{"image": uint8 [H, W, 3], "label": int, and the arrays as they are stored}."""
+        """{"label": int, and the arrays}; no image is decoded.
+
+        Raises:
+          OSError, ValueError: the record is damaged.
+        """
+        decode = decode_arrays if self.manifest.has_images else decode_bare
+        return decode(self._bytes(record), self.manifest.fields)
+
+    def _bytes(self, record: int) -> bytes:
         try:
-            content = self._records[int(record)]
+            return self._records[int(record)]
         except RuntimeError as error:  # array_record's word for a damaged chunk
             raise OSError(f"unreadable record: {error}") from error
-        return decode_record(content, self.manifest.image_size, self.manifest.fields)
+
+    def entries(self, count: int) -> list[Entry]:
+        """All records as one, see `vqlab.data.contents`: the manifest tells what made them."""
+        size = sum(shard.num_bytes for shard in self.manifest.shards)
+        return [Entry(json.dumps(self.manifest.to_json(), sort_keys=True), size)]
 
     def name(self, record: int) -> str:
         """The file, and the record's number in it."""
@@ -129,6 +94,26 @@ class RecordSource:
         shard = self.manifest.shards[number]
         first = self._ends[number] - shard.num_records
         return f"{self._folder / shard.file} record {int(record) - first}"
+
+
+class RecordSource(RecordArrays):
+    """Records with their images, to train and evaluate from; see `RecordArrays`.
+
+    Raises:
+      ValueError: also where the records hold no images.
+    """
+
+    def __init__(self, path: str, split: str = "train"):
+        if not read_manifest(path, split).has_images:
+            raise ValueError(
+                f"records in {Path(path).expanduser() / split} hold no images (they were stored "
+                "with images=none), but images are read here; store them with images=webp"
+            )
+        super().__init__(path, split)
+
+    def __getitem__(self, record: int) -> dict:
+        """{"image": uint8 [H, W, 3], "label": int, and the arrays as they are stored}."""
+        return decode_record(self._bytes(record), self.manifest.image_size, self.manifest.fields)
 
 
 def count_records(path: str | Path) -> int | None:

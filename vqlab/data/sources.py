@@ -42,6 +42,8 @@ class Source(Protocol):
         """
         ...
 
+    # Where files may be exchanged: def entries(self, count), see vqlab.data.contents.
+
     def name(self, record: int) -> str:
         """How messages call a record."""
         ...

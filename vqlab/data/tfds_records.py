@@ -3,6 +3,7 @@
 import logging
 import os
 
+from vqlab.data.contents import Entry
 from vqlab.data.decode import PLAIN, Decoding
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
@@ -56,6 +57,12 @@ class TfdsSource:
         except RuntimeError as error:  # array_record's word for a damaged chunk
             raise OSError(f"unreadable record: {error}") from error
         return {"image": fields["image"], "label": int(fields["label"]) if self._has_label else 0}
+
+    def entries(self, count: int) -> list[Entry]:
+        """All images as one, see `vqlab.data.contents`: version and shards, as tfds counts them."""
+        info = self._records.dataset_info
+        split = info.splits[self._args[1].split("[")[0]]
+        return [Entry(f"{info.full_name} {list(split.shard_lengths)}", int(split.num_bytes))]
 
     def name(self, record: int) -> str:
         """Data set, split and number of the record."""
