@@ -1,5 +1,7 @@
 import io
+import pathlib
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -9,6 +11,8 @@ from PIL import Image
 
 from vqlab.data import CenterCrop, build_source, eval_batches
 from vqlab.data.tfds_records import TfdsSource
+
+DOC = pathlib.Path(__file__).parents[2] / "docs" / "tfds.md"
 
 
 class TinyPhotos(tfds.core.GeneratorBasedBuilder):
@@ -54,6 +58,8 @@ def test_reads_array_record_without_tensorflow(data_dir):
 
 def test_reopens_itself_in_workers(data_dir):
     source = TfdsSource("tiny_photos", "train[:2]", data_dir)
+    (entry,) = source.entries(2)
+    assert entry.name == "tiny_photos/1.0.0 [5]" and f"{entry.size}".isdigit()
     copy = pickle.loads(pickle.dumps(source))
     assert len(copy) == 2
     assert copy[1] == source[1]
@@ -67,7 +73,9 @@ def test_unprepared_says_how_in_three_lines(tmp_path, dataset):
     missing, prepare, folder = str(caught.value).split("\n")
     assert dataset in missing
     assert str(tmp_path) in missing
-    assert "pip install tensorflow-cpu && tfds build" in prepare
+    assert "in an environment of its own (docs/tfds.md): pip install tensorflow-cpu" in prepare
+    (install,) = re.findall("pip install .*? &&", prepare)
+    assert install.removesuffix(" &&") in DOC.read_text()
     assert "--file_format=array_record" in prepare
     assert ("ILSVRC2012_img_train.tar" in prepare) == dataset.startswith("imagenet")
     assert "--config.data.name=folder --config.data.path=DIR" in folder

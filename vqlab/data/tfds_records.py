@@ -7,6 +7,10 @@ from vqlab.data.contents import Entry
 from vqlab.data.decode import PLAIN, Decoding
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+# What `tfds build` imports; apache-beam's pins and ours cannot be met together.
+_BUILDER = (
+    "tensorflow-cpu tensorflow-datasets apache-beam mlcroissant array_record importlib_resources"
+)
 
 
 class TfdsSource:
@@ -115,8 +119,8 @@ def _how_to_prepare(dataset: str, data_dir: str) -> str:
     )
     return (
         f"data set {dataset!r} is not prepared as array_record in {data_dir}; prepare it once:\n"
-        f"with tfds{manual}: pip install tensorflow-cpu && tfds build {name}"
-        f" --file_format=array_record --data_dir={data_dir}\n"
+        f"with tfds{manual}, in an environment of its own (docs/tfds.md): pip install {_BUILDER} &&"
+        f" tfds build {name} --file_format=array_record --data_dir={data_dir}\n"
         "or use a folder of images: --config.data.name=folder --config.data.path=DIR"
         " (DIR/train/CLASS/*.jpg and DIR/validation/CLASS/*.jpg)"
     )
