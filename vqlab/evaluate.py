@@ -1,8 +1,9 @@
 """Measures a trained tokenizer: python -m vqlab.evaluate --workdir=DIR
 
 Prints each number with the protocol it was taken by, and saves evaluation.json, report.html and
-a picture in the workdir. The workdir is that of a training run; `--source` takes an exported or
-converted folder instead, with `--config` for the data to measure on.
+a picture in the workdir. The workdir is that of a training run, measured in the dtype that it
+trains in, as training measures it; `--source` takes an exported or converted folder instead, with
+`--config` for the data to measure on.
 """
 
 from __future__ import annotations
