@@ -107,3 +107,25 @@ def test_only_losing_a_peer_ends_a_process_quietly(monkeypatch, capsys):
     assert "another process of this run has ended (Gloo all-reduce" in capsys.readouterr().err
     with pytest.raises(jax.errors.JaxRuntimeError), cluster.ending_with_peers(75):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+@pytest.mark.parametrize(
+    ("devices", "flags", "given", "expected"),
+    [
+        (8, "", None, "32"),
+        (16, "", None, "64"),
+        (-1, "--xla_force_host_platform_device_count=4", None, "32"),
+        (8, "", "3", "3"),
+        (1, "", None, None),
+        (-1, "--xla_dump_to=x", None, None),
+    ],
+)
+def test_several_cpu_devices_have_threads_to_spare(
+    joined, monkeypatch, devices, flags, given, expected
+):
+    monkeypatch.setattr(cluster.os, "environ", {"XLA_FLAGS": flags})
+    if given:
+        cluster.os.environ["NPROC"] = given
+    monkeypatch.setattr(cluster, "_num_cpu_devices", lambda: devices)
+    cluster.join()
+    assert cluster.os.environ.get("NPROC") == expected

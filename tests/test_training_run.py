@@ -13,9 +13,11 @@ import pytest
 
 import vqlab
 from tests import tiny
+from tests.training.test_telemetry import tensorboard_events
 from vqlab import build, main
 from vqlab.export import lpips_weights
 from vqlab.models.pretrained import lpips
+from vqlab.training.events import read_events
 from vqlab.training.loop import Intervals, train
 from vqlab.workdir import load_config, save_config
 
@@ -72,12 +74,46 @@ def test_the_workdir_explains_itself(finished):
     assert [line["step"] for line in trained] == [1, 2, 3, 4]
     for name in ("usage_g1", "perplexity_g0", "dead_g0", "grad_norm/discriminator", "l2", "vq"):
         assert f"train/{name}" in trained[0]
+    assert trained[0]["train/learning_rate/tokenizer"] == pytest.approx(1e-4)
+    shown = tensorboard_events(workdir)
+    assert {(0, "config/text_summary"), (4, "reconstruction")} <= set(shown)
     saved = json.loads((workdir / "evaluation.json").read_text())
     assert saved["step"] == 4
     psnr = saved["results"]["reconstruction/psnr"]
     assert psnr["value"] > 0 and "mean MSE" in psnr["protocol"]
     page = (workdir / "report.html").read_text()
     assert page.count("data:image/png") >= 2 * 3 + 2 and "usage" in page
+
+
+def test_settings_that_a_run_cannot_resume_with_are_refused_before_anything_is_read(
+    finished, monkeypatch
+):
+    workdir, _ = finished
+    monkeypatch.setattr(build, "build_batches", None)
+    monkeypatch.setattr(build, "build_frozen", None)
+    config = tiny.config(ema_decay=0.0, num_steps=8).unlock()
+    config.optimizer.discriminator.clip_norm = 0.0
+    config.model.quantizer.codebook_size = 32
+    with pytest.raises(ValueError) as error:
+        build.build_run(config, workdir)
+    assert str(error.value).endswith(
+        "cannot go on with other settings: ema_decay was 0.9, is 0.0; "
+        "model.quantizer.codebook_size was 16, is 32; "
+        "optimizer.discriminator.clip_norm was 1.0, is 0.0: "
+        "set them back, or name another --workdir"
+    )
+
+
+def test_settings_that_differ_from_the_run_that_is_resumed_are_logged(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    config = tiny.config(num_steps=6).unlock()
+    config.optimizer.tokenizer.learning_rate = 1e-3
+    build.build_run(config, tmp_path / "run").run.close()
+    assert [(e["step"], e["event"], e["message"]) for e in read_events(tmp_path / "run")] == [
+        (4, "setting", "num_steps was 4, is 6"),
+        (4, "setting", "optimizer.tokenizer.learning_rate was 0.0001, is 0.001"),
+    ]
+    assert load_config(tmp_path / "run").num_steps == 6
 
 
 def test_workdir_and_export_give_the_same_tokenizer(finished):

@@ -40,14 +40,14 @@ def run(main: Callable[[], None]) -> None:
             fail(f"unknown arguments: {' '.join(argv[1:])}")
         start_logging()
         keep_compiled()
-        with _last_words():
+        with last_words():
             main()
 
     app.run(checked, flags_parser=_parse_flags)
 
 
 @contextlib.contextmanager
-def _last_words():
+def last_words():
     """One line for what is no fault of the program: a file, a full disk, Ctrl-C given twice."""
     try:
         yield

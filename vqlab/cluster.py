@@ -76,9 +76,14 @@ def _have_threads_to_spare() -> None:
     forced = re.search(
         r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
     )
-    num_devices = max(jax.config.jax_num_cpu_devices, int(forced[1]) if forced else 1)
+    num_devices = max(_num_cpu_devices(), int(forced[1]) if forced else 1)
     if num_devices > 1:
         os.environ.setdefault("NPROC", str(max(32, 4 * num_devices)))
+
+
+def _num_cpu_devices() -> int:
+    """As $JAX_NUM_CPU_DEVICES or the program said; -1 where neither did."""
+    return jax.config.jax_num_cpu_devices
 
 
 # What a collective operation says when a process that takes part in it is gone.

@@ -84,15 +84,24 @@ def test_global_batches_are_the_same_for_any_number_of_processes(image_folder):
         assert_same(whole, joined)
 
 
-def test_worker_processes_give_the_same_batches_and_resume_anywhere(image_folder, caplog):
+def test_worker_processes_and_what_takes_their_place_give_the_same_batches(image_folder, caplog):
     source = build_source("folder", path=image_folder(10, corrupt=[3]))
     straight = take(train_batches(source, TRANSFORM, 4, seed=1), 8)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        batches = train_batches(source, TRANSFORM, 4, seed=1, num_workers=2)
+        died = []
+        batches = train_batches(
+            source, TRANSFORM, 4, seed=1, num_workers=2, on_worker_death=died.append
+        )
         first = [next(batches) for _ in range(5)]
         state = json.loads(json.dumps(batches.get_state()))
+        assert not died
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        first += [next(batches) for _ in range(3)]
         batches.close()
+    assert died == ["a loader worker has died"] and not multiprocessing.active_children()
+    [line] = [r.getMessage() for r in caplog.records if "SIGKILL" in r.getMessage()]
+    assert "too little memory" in line and "/dev/shm" in line and "\n" not in line
     for number, batch in enumerate(first):
         assert_same(batch, {name: values[number] for name, values in straight.items()})
     assert len([r for r in caplog.records if "003.png" in r.getMessage()]) == 1

@@ -23,7 +23,7 @@ from vqlab.training.loop import (
 from vqlab.training.profiling import Profiler, ProfileWindow
 from vqlab.training.speed import Speedometer
 from vqlab.training.step import TrainState
-from vqlab.training.stopping import StopRequested, StopSignal
+from vqlab.training.stopping import SIGNALS, StopRequested, StopSignal
 from vqlab.training.telemetry import MetricWriter
 
 
@@ -67,7 +67,7 @@ def add_batch(state, frozen, batch):
 
 @pytest.fixture(autouse=True)
 def restored_signals():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -191,6 +191,7 @@ def test_a_signal_saves_the_step_and_the_position(tmp_path):
     state, is_complete = train(run, 100, NOTHING)
     assert not is_complete and int(state.step) == 5
     assert events(tmp_path) == [(5, "stopped")]
+    assert read_events(tmp_path)[0]["message"] == "by SIGTERM; step 5 is saved"
     run.close()
     again = make_run(tmp_path, Counting())
     assert int(again.state.step) == 5 and again.batches.position == 5

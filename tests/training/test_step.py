@@ -1,5 +1,7 @@
 """The train step: gradients per player, accumulation, averaging, and any mesh alike."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from tests import tiny
 from vqlab.training import sharding
 from vqlab.training.objectives import TokenizerObjective
-from vqlab.training.optim import build_optimizer
+from vqlab.training.optim import build_optimizer, build_schedule, current_rate
 from vqlab.training.step import Aux, init_state, make_train_step, player_gradients
 
 RULES = (("codebook", "replicate"), (".*", "fsdp"))
@@ -53,6 +55,22 @@ def test_step_applies_updates_and_reports_norms():
     np.testing.assert_allclose(state.params["b"]["w"], 2.0, rtol=1e-6)
     assert int(state.step) == 1
     assert float(metrics["loss/a"]) == 4.0 and float(metrics["grad_norm/b"]) == 10.0
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_learning_rate_is_that_of_the_updates_made(name):
+    settings = {"schedule": "cosine", "warmup_steps": 4, "num_steps": 8}
+    schedule = build_schedule("cosine", 0.4, warmup_steps=4, num_steps=8)
+    one = build_optimizer(name, learning_rate=0.4, clip_norm=1.0, **settings)
+    objective, optimizers = Quadratic(), {"a": one, "b": sgd()}
+    rates = {"a": functools.partial(current_rate, schedule)}
+    step = jax.jit(make_train_step(objective, optimizers, seed=0, learning_rates=rates))
+    seen, state = [], init_state(objective, optimizers, {"x": jnp.zeros(1)}, seed=0)
+    for x in (1.0, 1.0, jnp.nan, 1.0):  # the third changes nothing
+        state, metrics = step(state, {}, {"x": jnp.array([x])})
+        seen.append(float(metrics["learning_rate/a"]))
+    np.testing.assert_allclose(seen, [0.0, 0.1, 0.2, 0.2], rtol=1e-6)
+    assert "learning_rate/b" not in metrics
 
 
 def test_accumulated_micro_batches_equal_the_whole_batch():

@@ -1,4 +1,5 @@
 import json
+import resource
 import struct
 
 import jax
@@ -6,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vqlab.evaluation.figures import image_png
+from vqlab.training.disk import write_text
 from vqlab.training.telemetry import METRICS_FILE, TENSORBOARD_DIR, MetricWriter, ProgressBar
 
 
@@ -13,7 +16,7 @@ def _lines(workdir):
     return [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
 
 
-def _events(workdir):
+def tensorboard_events(workdir):
     """[(step, tag)] of all TensorBoard event files, read without TensorFlow."""
     from tensorboardX.proto.event_pb2 import Event
 
@@ -37,7 +40,7 @@ def test_scalars_are_json_lines_and_events(tmp_path):
         {"step": 3, "train/l2": 0.5, "train/usage_g0": 0.25},
         {"step": 4, "train/l2": 2.0, "eval/psnr": 1.0},
     ]
-    assert _events(workdir) == [
+    assert tensorboard_events(workdir) == [
         (3, "train/l2"),
         (3, "train/usage_g0"),
         (4, "train/l2"),
@@ -70,6 +73,49 @@ def test_non_finite_values_are_null_in_strict_json(tmp_path):
     with MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write_scalars(1, {"nan": float("nan"), "inf": jnp.inf})
     assert _lines(tmp_path) == [{"step": 1, "nan": None, "inf": None}]
+
+
+def test_pictures_and_texts_are_events(tmp_path):
+    png = image_png(np.zeros((8, 16, 3)))
+    with MetricWriter(tmp_path) as writer:
+        writer.write_text(0, "config", "```json\n{}\n```")
+        writer.write_images(2, {"reconstruction": png})
+        writer.rewind(1)  # in the same second: another file
+        writer.write_images(2, {"reconstruction": png})
+    found = [(0, "config/text_summary"), (2, "reconstruction"), (2, "reconstruction")]
+    assert sorted(tensorboard_events(tmp_path)) == found
+    assert _lines(tmp_path) == []
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, tensorboard):
+    values = {"long" * 1000 + str(number): 1.0 for number in range(50)}
+    writer = MetricWriter(tmp_path, tensorboard=tensorboard)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '.*metrics.jsonl'"):
+            writer.write_scalars(1, values)
+        writer.close()  # which says nothing more
+        if tensorboard:
+            writer = MetricWriter(tmp_path, step=-1)
+            with pytest.raises(OSError, match="File too large: '.*events.out"):
+                writer.write_images(1, {"picture": image_png(noise()) * 2})
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def noise():
+    return np.random.default_rng(0).uniform(-1, 1, (200, 200, 3))
+
+
+def test_a_text_is_replaced_or_stays(tmp_path):
+    write_text(tmp_path / "a", "old")
+    (tmp_path / "a.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: '.*/a'"):
+        write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):

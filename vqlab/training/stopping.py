@@ -84,17 +84,17 @@ class StopSignal:
             raise KeyboardInterrupt  # Ctrl-C twice: not even the step is waited for
         self._is_signalled = True
         if number == signal.SIGHUP:
-            _leave_terminal()
+            leave_terminals()
         self.request(f"by {signal.Signals(number).name}")
 
 
-def _leave_terminal() -> None:
+def leave_terminals(descriptors: tuple[int, ...] = (1, 2)) -> None:
     """What is said from now on goes nowhere where it went to a terminal, which is closing.
 
     Writing to one that is closed is an error, which would end the run before it is saved.
     """
     with open(os.devnull, "w") as nowhere:
-        for descriptor in (1, 2):
+        for descriptor in descriptors:
             if os.isatty(descriptor):
                 os.dup2(nowhere.fileno(), descriptor)
 
