@@ -66,7 +66,7 @@ def training() -> ml_collections.ConfigDict:
 
     config.intervals = ml_collections.ConfigDict()  # in steps
     config.intervals.log = 100
-    config.intervals.evaluate = 5_000
+    config.intervals.evaluate = 5_000  # a checkpoint is written before, also where none is due
     config.intervals.checkpoint = 5_000
 
     config.loader = ml_collections.ConfigDict()
