@@ -60,7 +60,7 @@ def vqlab_side(args):
             variables, latents, train=True, rngs={"reseed": key}, mutable=["codebook_stats"]
         )
         loss = jnp.sum(quantized.latents * cotangent) + sum(map(jnp.sum, quantized.losses.values()))
-        return loss, (quantized.stats, updated["codebook_stats"])
+        return loss, (quantized.stats | quantized.update, updated["codebook_stats"])
 
     def training_pass(codebook, stats, latents, step):
         key = jax.random.fold_in(jax.random.key(0), step)

@@ -66,7 +66,7 @@ def test_the_gradient_reaches_means_and_log_variances():
 @pytest.mark.parametrize(
     ("channels", "kwargs", "message"),
     [
-        (3, {}, r"moments \(1, 1, 1, 3\) must be \[B, h, w, 4\], a mean and a log-variance"),
+        (3, {}, r"moments \(1, 1, 1, 3\) must be \[B, ..., 4\], a mean and a log-variance"),
         (4, {"num_groups": 0}, "num_groups=0: a Gaussian bottleneck has 1 group"),
     ],
 )

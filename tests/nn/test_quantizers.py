@@ -79,7 +79,7 @@ def steps(official):
         )
         tokens = ops.l2_normalize(z.reshape(-1, G, C // G))
         new = ops.reseed(
-            codebook, tokens[drawn, jnp.arange(G)[:, None]], quantized.stats["reseed_keep"]
+            codebook, tokens[drawn, jnp.arange(G)[:, None]], quantized.update["reseed_keep"]
         )
         return loss, quantized, stats, gradients, new, ops.draw_probabilities(tokens, codebook)
 
@@ -110,7 +110,7 @@ def test_training_step_equals_the_official_code(official, steps, k):
     meets(np.moveaxis(latents_gradient, -1, 1), "grad_z", 1e-3)
     meets(codebook_gradient, "grad_embedding_clean", 1e-3)
     meets(stats["usage_ema"], "embed_prob_after")
-    meets(quantized.stats["reseed_keep"], "freq_prob")
+    meets(quantized.update["reseed_keep"], "freq_prob")
     meets(quantized.stats["usage"], "codebook_usage")
     meets(quantized.stats["perplexity"][-1], "perplexity_last_group")
     meets(new, "embedding_after")
@@ -147,7 +147,7 @@ def test_masked_steps_equal_the_official_code(official, monkeypatch):
         for name, before in variables["codebook_stats"].items():
             changed = (np.asarray(before) != updated["codebook_stats"][name]).any(1)
             np.testing.assert_array_equal(changed, is_kept, name)
-        keep = np.asarray(quantized.stats["reseed_keep"])
+        keep = np.asarray(quantized.update["reseed_keep"])
         assert (keep[~is_kept] == 1).all() and (keep[is_kept] < 1).any()
 
 
@@ -191,7 +191,7 @@ def test_masks_drawn_per_sample_leave_losses_and_counts_to_the_kept():
     np.testing.assert_array_equal(seen, 16 * kept.sum(0))
     total = updated["codebook_stats"]["usage_ema"].sum(1)
     np.testing.assert_allclose(total, [0.01, 0.01, 0.01, 0], rtol=1e-4)
-    assert "reseed_codewords" not in quantized.stats
+    assert "reseed_codewords" not in quantized.update
 
 
 def test_groups_beyond_num_groups_count_as_masked():
@@ -200,7 +200,7 @@ def test_groups_beyond_num_groups_count_as_masked():
     shown = quantized.latents.reshape(-1, G, C // G)
     assert shown[:, :2].any(-1).all() and not shown[:, 2:].any()
     assert (quantized.losses["vq"] > 0).tolist() == [True, True, False, False]
-    assert (quantized.stats["reseed_keep"][2:] == 1).all()
+    assert (quantized.update["reseed_keep"][2:] == 1).all()
     assert not updated["codebook_stats"]["usage_ema"][2:].any()
 
 
@@ -209,7 +209,7 @@ def test_reseeded_codewords_are_tokens_of_the_batch():
     quantized, _ = train(quantizer, variables, latents)
     tokens = ops.l2_normalize(latents.reshape(-1, G, C // G))
     for g in range(G):
-        score = np.asarray(quantized.stats["reseed_codewords"][g] @ tokens[:, g].T)
+        score = np.asarray(quantized.update["reseed_codewords"][g] @ tokens[:, g].T)
         np.testing.assert_allclose(score.max(-1), 1, rtol=1e-5)
 
 
@@ -252,7 +252,7 @@ def test_wrong_options_are_refused(options, message):
 
 def test_wrong_inputs_are_refused():
     quantizer, variables, latents = make()
-    with pytest.raises(ValueError, match=r"\(2, 4, 4, 16\) do not fit .*\[B, h, w, 32\]"):
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 16\) do not fit .*\[B, ..., 32\]"):
         quantizer.apply(variables, latents[..., :16], train=False)
     with pytest.raises(ValueError, match="num_groups=5 is out of range: choose 0..4"):
         quantizer.apply(variables, latents, train=False, num_groups=5)

@@ -76,14 +76,14 @@ def _check_steps(report: Report, config: dict, model: GroupedQuantizer, variable
         codebook = variables["params"]["codebook"]
         drawn = drawn_tokens(z, report.take(prefix + "draws"))
         after = {
-            "params": {"codebook": reseed(codebook, drawn, quantized.stats["reseed_keep"])},
+            "params": {"codebook": reseed(codebook, drawn, quantized.update["reseed_keep"])},
             **state,
         }
         report.close(prefix + "loss", loss)
         report.close(prefix + "grad_z", to_nchw(grads[1]), GRADIENT_LIMIT)
         _check_codebook_gradient(report, config, k, grads[0]["codebook"])
         _check_quantized(report, prefix, quantized)
-        _check_training_stats(report, prefix, z, codebook, quantized.stats)
+        _check_training_stats(report, prefix, z, codebook, quantized)
         _check_state(report, prefix, variables, after)
         variables = after
     recent = variables["codebook_stats"]["recent_indices"]
@@ -110,9 +110,10 @@ def _check_quantized(report: Report, prefix: str, quantized) -> None:
         report.equal(prefix + "indices", np.asarray(quantized.indices).reshape(-1, groups))
 
 
-def _check_training_stats(report: Report, prefix: str, z, codebook, stats: dict) -> None:
+def _check_training_stats(report: Report, prefix: str, z, codebook, quantized) -> None:
     groups, _, dim = codebook.shape
-    report.close(prefix + "freq_prob", stats["reseed_keep"])
+    stats = quantized.stats
+    report.close(prefix + "freq_prob", quantized.update["reseed_keep"])
     report.close(prefix + "codebook_usage", stats["usage"])
     report.close(prefix + "perplexity_last_group", stats["perplexity"][-1])
     tokens = l2_normalize(jnp.asarray(z).reshape(-1, groups, dim))

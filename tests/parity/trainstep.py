@@ -43,7 +43,7 @@ def check_trainstep(report: Report, weights: dict, config: dict) -> None:
     _check_gradients(report, config, to_torch_state(grads, {}))
 
     latents = state.pop("intermediates")["quant_conv"]["__call__"][0]
-    keep = result.quantized.stats["reseed_keep"]
+    keep = result.quantized.update["reseed_keep"]
     drawn = drawn_tokens(latents, report.take("out/draws"))
     codebook = reseed(params["quantizer"]["codebook"], drawn, keep)
     after = to_torch_state(params | {"quantizer": {"codebook": codebook}}, state)

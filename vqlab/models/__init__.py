@@ -16,7 +16,9 @@ from vqlab.models.semanticist import Semanticist
 from vqlab.models.tokenizer import Tokenizer
 from vqlab.models.vit import ConceptEncoder
 from vqlab.nn.bottleneck import GaussianBottleneck
+from vqlab.nn.fsq import FSQ
 from vqlab.nn.quantizers import GroupedQuantizer
+from vqlab.registry import check_arguments, choose
 
 # Linen modules, and the plain dataclasses that are parts of them.
 MODULES: dict[str, type] = {
@@ -28,6 +30,7 @@ MODULES: dict[str, type] = {
     "diffusion_mlp": DiffusionMLP,
     "dit": DiT,
     "flow": Flow,
+    "fsq": FSQ,
     "gaussian_bottleneck": GaussianBottleneck,
     "grouped_quantizer": GroupedQuantizer,
     "kl_decoder": KLDecoder,
@@ -48,10 +51,15 @@ def build(node: Any) -> Any:
     """
     arguments = dict(node.items())
     name = arguments.pop("name", None)
-    if name not in MODULES:
-        raise ValueError(f"unknown module {name!r}; choose from {sorted(MODULES)}")
-    _check_arguments(name, set(arguments))
-    return MODULES[name](**{key: _value(value) for key, value in arguments.items()})
+    module = choose("module", name, MODULES)
+    fields = [f for f in dataclasses.fields(module) if f.name not in ("name", "parent")]
+    check_arguments(
+        name,
+        set(arguments),
+        known=[field.name for field in fields],
+        required=[f.name for f in fields if f.default is dataclasses.MISSING],
+    )
+    return module(**{key: _value(value) for key, value in arguments.items()})
 
 
 def _value(value: Any) -> Any:
@@ -60,13 +68,3 @@ def _value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_value(item) for item in value)
     return value
-
-
-def _check_arguments(name: str, given: set[str]) -> None:
-    fields = [f for f in dataclasses.fields(MODULES[name]) if f.name not in ("name", "parent")]
-    known = [field.name for field in fields]
-    required = {f.name for f in fields if f.default is dataclasses.MISSING}
-    if unknown := sorted(given - set(known)):
-        raise ValueError(f"{name} has no arguments {unknown}; choose from {known}")
-    if missing := sorted(required - given):
-        raise ValueError(f"{name} lacks the arguments {missing}")

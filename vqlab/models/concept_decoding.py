@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vqlab.diffusion.guidance import Guidance, guided_denoiser
-from vqlab.models.semanticist import Semanticist
 from vqlab.ops import nesting
 from vqlab.ops.counts import check_kept
 
@@ -17,7 +17,7 @@ NO_GUIDANCE = Guidance()
 
 
 def decode_concepts(
-    model: Semanticist,
+    model: nn.Module,
     variables: Mapping[str, Any],
     latent_variables: Mapping[str, Any],
     concepts: jax.Array,
@@ -32,7 +32,7 @@ def decode_concepts(
     """Images [B, H, W, 3], not clipped, that the first `num_kept` concepts describe.
 
     Args:
-      model: unbound.
+      model: a `Semanticist`, unbound.
       variables: {"params": ..., "constants": ...} of the model.
       latent_variables: of the latent space's autoencoder; {} for pixels.
       concepts: [B, S, D]; those beyond `num_kept` change nothing.
@@ -56,7 +56,7 @@ def decode_concepts(
 
 
 def concept_denoiser(
-    model: Semanticist,
+    model: nn.Module,
     variables: Mapping[str, Any],
     concepts: jax.Array,
     *,
@@ -87,7 +87,7 @@ def concept_denoiser(
 
 
 def concept_losses(
-    model: Semanticist,
+    model: nn.Module,
     variables: Mapping[str, Any],
     latents: jax.Array,
     concepts: jax.Array,

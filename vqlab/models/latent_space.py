@@ -6,7 +6,7 @@ through it.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
-from vqlab.nn.bottleneck import GaussianBottleneck, draw_posterior
+from vqlab.nn.bottleneck import draw_posterior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,12 @@ class PixelSpace:
 
     channels: int = IMAGE_CHANNELS
     stride: int = 1
+
+    description: ClassVar[str] = "pixels"
+
+    def frozen_parts(self) -> dict[str, nn.Module]:
+        """{}: there is no autoencoder."""
+        return {}
 
     def __post_init__(self):
         if (self.channels, self.stride) != (IMAGE_CHANNELS, 1):
@@ -58,7 +64,8 @@ class AutoencoderSpace:
     """Latents of a frozen variational autoencoder, times a factor that brings them near unit size.
 
     Attributes:
-      autoencoder: a `Tokenizer` with a `GaussianBottleneck`. Its `variables` are {"params": ...}.
+      autoencoder: a `Tokenizer` whose bottleneck has a posterior; its `variables` come in from
+        outside.
       scaling_factor: latents are the posterior's draws times this, 0.2325 for MAR's KL-16.
     """
 
@@ -66,13 +73,22 @@ class AutoencoderSpace:
     scaling_factor: float = 0.2325
 
     def __post_init__(self):
-        if not isinstance(self.autoencoder.quantizer, GaussianBottleneck):
+        if not self.autoencoder.quantizer.has_posterior:
             raise ValueError(
                 "the autoencoder of a latent space needs a gaussian_bottleneck, "
                 f"not {type(self.autoencoder.quantizer).__name__}"
             )
         if not self.scaling_factor > 0:
             raise ValueError(f"scaling_factor={self.scaling_factor} must be above 0")
+
+    @property
+    def description(self) -> str:
+        """What is denoised, in words."""
+        return f"{self.channels} channels of a frozen autoencoder"
+
+    def frozen_parts(self) -> dict[str, nn.Module]:
+        """{"latent_space": the autoencoder}, by the name of its variables."""
+        return {"latent_space": self.autoencoder}
 
     @property
     def channels(self) -> int:

@@ -5,12 +5,15 @@ never trained here, and comes in as an argument where it is needed (Semanticist,
 diffuse_slot.py DiffuseSlot).
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vqlab.models.codec import Sampling
+from vqlab.models.codecs import ConceptCodec
 from vqlab.models.dit import DenoiserOutput
 from vqlab.models.tokenizer import check_images
 
@@ -29,6 +32,8 @@ class Semanticist(nn.Module):
     decoder: nn.Module
     process: Any
     latent_space: Any
+
+    objective: ClassVar[str] = "concept_diffusion"  # what trains it, where a config does not say
 
     def setup(self):
         pairs = {
@@ -77,6 +82,35 @@ class Semanticist(nn.Module):
         side = self.decoder.latent_size
         return side, side, self.decoder.in_channels
 
+    @property
+    def example_side(self) -> int:
+        """Side in pixels of an image that it takes."""
+        return self.image_size
+
+    @nn.nowrap
+    def codec(self, sampling: Sampling | None = None) -> ConceptCodec:
+        """The network in use."""
+        return ConceptCodec(self, sampling or Sampling())
+
+    @nn.nowrap
+    def frozen_parts(self) -> Mapping[str, nn.Module]:
+        """Networks that decoding takes and nobody trains, by the names of their variables."""
+        return self.latent_space.frozen_parts()
+
+    @nn.nowrap
+    def check_image_size(self, size: int, name: str) -> None:
+        """Raises ValueError unless square images of `size` pixels are decoded again."""
+        if size != self.image_size:
+            raise ValueError(f"{name}={size} is not the model's image size {self.image_size}")
+
+    @nn.nowrap
+    def check_images(self, images: Any) -> None:
+        """Raises ValueError unless images [B, H, W, 3] can be encoded.
+
+        Those of another size than `image_size` go through an interpolated position table.
+        """
+        check_images(images, self.encoder.patch_size)
+
     def __call__(self, images: Float[Array, "B H W 3"]) -> DenoiserOutput:
         """One pass through all parts, which makes their parameters."""
         x_t = jnp.zeros((len(images), *self.latent_shape))
@@ -89,7 +123,7 @@ class Semanticist(nn.Module):
 
         `train` draws from the stream "drop_path".
         """
-        check_images(images, self.encoder.patch_size)
+        self.check_images(images)
         return self.encoder(images, train=train)
 
     def denoise(

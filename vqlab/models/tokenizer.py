@@ -1,6 +1,7 @@
 """The whole tokenizer: images to indices and back (mgvq.py, class VQModel)."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vqlab.models.codec import Codec, Sampling
+from vqlab.models.codecs import IndexCodec, LatentCodec
 from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
 from vqlab.nn.layers import GroupedPointwise
-from vqlab.nn.quantizers import Quantized
+from vqlab.nn.quantized import Quantized
 from vqlab.ops.mesh import split_batch
 
 
@@ -36,6 +39,9 @@ class Tokenizer(nn.Module):
     quantizer: nn.Module
     decoder: nn.Module
 
+    objective: ClassVar[str] = "reconstruction"  # what trains it, where a config does not say
+    position_axes: ClassVar[tuple[str, ...]] = ("h", "w")
+
     def setup(self):
         if self.encoder.stride != self.decoder.stride:
             raise ValueError(
@@ -57,6 +63,54 @@ class Tokenizer(nn.Module):
     def stride(self) -> int:
         """Pixels per latent along each side."""
         return self.encoder.stride
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What users ask for by name."""
+        return {"stride": self.stride}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same in words, for reports and model cards."""
+        return {"stride": f"{self.stride} pixels"}
+
+    @property
+    def example_side(self) -> int:
+        """Side in pixels of an image that it takes."""
+        return 2 * self.stride
+
+    @nn.nowrap
+    def codec(self, sampling: Sampling | None = None) -> Codec:
+        """The network in use; it draws nothing, so `sampling` makes no difference."""
+        return (IndexCodec if self.quantizer.has_indices else LatentCodec)(self)
+
+    @nn.nowrap
+    def frozen_parts(self) -> Mapping[str, nn.Module]:
+        """{}: all its parts are trained."""
+        return {}
+
+    @nn.nowrap
+    def post_update(self, params: Mapping[str, Any], update: Mapping[str, Any]) -> Mapping:
+        """Its parameters after what its bottleneck does beside gradient steps."""
+        if not update:
+            return params
+        return {**params, "quantizer": self.quantizer.post_update(params["quantizer"], update)}
+
+    @nn.nowrap
+    def check_image_size(self, size: int, name: str) -> None:
+        """Raises ValueError unless square images of `size` pixels can be encoded."""
+        if size % self.stride:
+            raise ValueError(f"{name}={size} is no multiple of the model's stride {self.stride}")
+
+    @nn.nowrap
+    def check_images(self, images: Any) -> None:
+        """Raises ValueError unless images [B, H, W, 3] can be encoded."""
+        check_images(images, self.stride)
+
+    @nn.nowrap
+    def num_positions(self, height: int, width: int) -> int:
+        """Latent positions of an image of so many pixels."""
+        return (height // self.stride) * (width // self.stride)
 
     def __call__(
         self,
@@ -81,7 +135,7 @@ class Tokenizer(nn.Module):
 
     def encode_unquantized(self, images: Array, *, train: bool = False) -> Array:
         """What the bottleneck takes: latents [B,h,w,C], or moments [B,h,w,2C] of a Gaussian one."""
-        check_images(images, self.stride)
+        self.check_images(images)
         return split_batch(self.quant_conv(self.encoder(images, train=train)))
 
     def decode(self, latents: Array, *, train: bool = False) -> Float[Array, "B H W 3"]:

@@ -6,17 +6,16 @@ log-variances. KL-16, the autoencoder of MAR, has this bottleneck.
 
 from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqlab.nn.quantizers import Quantized
+from vqlab.nn.quantized import Bottleneck, Quantized
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
-class GaussianBottleneck(nn.Module):
+class GaussianBottleneck(Bottleneck):
     """Moments to latents: a draw from the posterior in training, its mean otherwise.
 
     The loss "kl" [1] is the divergence from a standard normal prior in nats per image, without a
@@ -28,7 +27,8 @@ class GaussianBottleneck(nn.Module):
 
     latent_channels: int
 
-    has_indices: ClassVar[bool] = False
+    has_posterior: ClassVar[bool] = True
+    codebook_size: ClassVar[None] = None
     num_groups: ClassVar[int] = 1
 
     @property
@@ -41,21 +41,21 @@ class GaussianBottleneck(nn.Module):
             raise ValueError(f"latent_channels={self.latent_channels} must be at least 1")
 
     def __call__(
-        self, moments: Float[Array, "B h w C2"], *, train: bool, num_groups: int | None = None
+        self, moments: Float[Array, "B *dims C2"], *, train: bool, num_groups: int | None = None
     ) -> Quantized:
-        """Latents [B,h,w,C] float32 and the KL loss; `num_groups` must be None or 1."""
+        """Latents [B,...,C] float32 and the KL loss; `num_groups` must be None or 1."""
         if num_groups not in (None, 1):
             raise ValueError(f"num_groups={num_groups}: a Gaussian bottleneck has 1 group")
-        if moments.ndim != 4 or moments.shape[-1] != self.input_channels:
+        if moments.ndim < 2 or moments.shape[-1] != self.input_channels:
             raise ValueError(
-                f"moments {moments.shape} must be [B, h, w, {self.input_channels}], "
+                f"moments {moments.shape} must be [B, ..., {self.input_channels}], "
                 f"a mean and a log-variance for each of {self.latent_channels} channels"
             )
         if train:
             latents = draw_posterior(moments, self.make_rng("posterior"))
         else:
             latents, _ = posterior(moments)
-        return Quantized(latents, None, {"kl": kl_divergence(moments).mean(keepdims=True)}, {})
+        return Quantized(latents, None, {"kl": kl_divergence(moments).mean(keepdims=True)}, {}, {})
 
     def lookup(self, indices: Array, *, num_groups: int | None = None) -> Array:
         """Raises ValueError: there are no codewords to look up."""
@@ -76,8 +76,8 @@ def draw_posterior(moments: Float[Array, "*dims C2"], key: jax.Array) -> Float[A
     return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
 
 
-def kl_divergence(moments: Float[Array, "B h w C2"]) -> Float[Array, " B"]:
-    """KL(posterior, standard normal) in nats, summed over h, w and channels."""
+def kl_divergence(moments: Float[Array, "B *dims C2"]) -> Float[Array, " B"]:
+    """KL(posterior, standard normal) in nats, summed over positions and channels."""
     mean, log_variance = posterior(moments)
     terms = jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance
-    return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
+    return 0.5 * jnp.sum(terms, axis=tuple(range(1, terms.ndim)))

@@ -1,56 +1,37 @@
-"""Quantizers: latents to codewords and back. MGVQ's is mgvq.py VectorQuantizer."""
+"""MGVQ's quantizer: channel groups, each with a codebook of its own (mgvq.py VectorQuantizer)."""
 
-from typing import ClassVar, NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vqlab.nn.quantized import CountingBottleneck, Quantized
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
 from vqlab.ops.counts import check_kept
 
-RECENT = 65_536  # indices per group that the usage meter looks back on, as in the released code
 
-
-class Quantized(NamedTuple):
-    """What a bottleneck returns.
-
-    latents: [B, h, w, C], what the decoder reads. indices: [B, h, w, G] int32 of every group,
-    masked or not; None where the bottleneck has none. losses: name -> [G] float32. stats: name ->
-    array, empty unless training.
-    """
-
-    latents: jax.Array
-    indices: jax.Array | None
-    losses: dict[str, jax.Array]
-    stats: dict[str, jax.Array]
-
-
-class GroupedQuantizer(nn.Module):
+class GroupedQuantizer(CountingBottleneck):
     """Quantizes each of G channel groups with its own codebook, nearest by cosine.
 
     Tokens and codewords are l2-normalised in float32, so the decoder reads one unit vector per
     group, or zeros where a group is masked or not among the first `num_groups`. Gradients pass
     straight through to the normalised token. The forward pass never changes the codebook.
 
-    Parameter `codebook` [G, K, D]. Collection `codebook_stats`: `usage_ema` [G, K], the running
-    share of tokens per codeword; `recent_indices` [G, 65536] int32, the newest at the end, -1 where
-    empty (also the place of a token masked by its sample). Random streams, used in training only:
-    "mask" and "reseed".
-
-    Training stats, float32 [G]: `usage`, share of the codewords among the recent indices;
-    `perplexity` of the batch, masked tokens included; `dead`, share of the codewords whose running
-    usage is below 1 % of the uniform 1 / K. With `reseed` also what `ops.codebook.reseed` takes
-    after the optimizer step: `reseed_codewords` [G, K, D], a token for each codeword, and
+    Parameter `codebook` [G, K, D]; collection and stats as in `CountingBottleneck`. Random streams,
+    used in training only: "mask" and "reseed". With `reseed` the update holds what moves dead
+    codewords after the optimizer step: `reseed_codewords` [G, K, D], a token for each codeword, and
     `reseed_keep` [G, K].
 
     num_groups: G. codebook_size: K, codewords per group. latent_channels: C, a multiple of G.
     beta: weight of the commitment loss. mask_range: () or two probabilities, spread over the
     groups; mask_probs: instead of it, G nested probabilities (ops.masks).
     mask_per_sample: draw masks for each sample, not once per batch.
-    usage_decay: rate of `usage_ema`. reseed: whether the stats hold new codewords.
+    usage_decay: rate of `usage_ema`. reseed: whether dead codewords move.
     """
 
     num_groups: int
@@ -63,7 +44,7 @@ class GroupedQuantizer(nn.Module):
     usage_decay: float = 0.01
     reseed: bool = True
 
-    has_indices: ClassVar[bool] = True
+    title: ClassVar[str] = "MGVQ"
 
     @property
     def input_channels(self) -> int:
@@ -85,40 +66,38 @@ class GroupedQuantizer(nn.Module):
         masks.check_mask_probs(self.nested_probs, self.num_groups)
         shape = (self.num_groups, self.codebook_size, self.latent_channels // self.num_groups)
         self.codebook = self.param("codebook", init_codebook, shape)
-        self.usage_ema = self.variable(
-            "codebook_stats", "usage_ema", jnp.zeros, shape[:2], jnp.float32
-        )
-        self.recent_indices = self.variable(
-            "codebook_stats", "recent_indices", jnp.full, (self.num_groups, RECENT), -1, jnp.int32
-        )
+        self.make_meters()
 
     def __call__(
-        self, latents: Float[Array, "B h w C"], *, train: bool, num_groups: int | None = None
+        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
-        if latents.ndim != 4 or latents.shape[-1] != self.latent_channels:
+        if latents.ndim < 2 or latents.shape[-1] != self.latent_channels:
             raise ValueError(
-                f"latents {latents.shape} do not fit this quantizer's [B, h, w, "
+                f"latents {latents.shape} do not fit this quantizer's [B, ..., "
                 f"{self.latent_channels}]"
             )
-        batch, height, width, _ = latents.shape
+        batch, *positions = latents.shape[:-1]
         tokens = ops.l2_normalize(latents.reshape(-1, self.num_groups, self.codebook.shape[-1]))
         indices = ops.nearest_codeword(tokens, self.codebook)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
         keep = self._keep(batch, train, num_groups)
-        keep_tokens = jnp.repeat(keep, height * width, 0, total_repeat_length=len(tokens))
+        keep_tokens = jnp.repeat(keep, math.prod(positions), 0, total_repeat_length=len(tokens))
         quantized = tokens + jax.lax.stop_gradient(codewords - tokens)
         quantized = jnp.where(keep_tokens[..., None], quantized, 0.0)
         losses = {name: jnp.zeros(self.num_groups) for name in ("vq", "commit")}
-        stats = {}
+        stats, update = {}, {}
         if train:
             losses = self._losses(tokens, codewords, keep_tokens)
-            stats = self._observe(tokens, indices, keep_tokens)
+            stats, usage_ema = self.count(indices, keep_tokens, self.usage_decay)
+            if self.reseed:
+                update = self._reseeding(tokens, keep_tokens, usage_ema)
         return Quantized(
             quantized.reshape(latents.shape).astype(latents.dtype),
-            indices.reshape(batch, height, width, self.num_groups),
+            indices.reshape(batch, *positions, self.num_groups),
             losses,
             stats,
+            update,
         )
 
     def lookup(
@@ -154,28 +133,23 @@ class GroupedQuantizer(nn.Module):
             "commit": self.beta * mean_square(jax.lax.stop_gradient(codewords) - tokens),
         }
 
-    def _observe(self, tokens, indices, keep) -> dict[str, jax.Array]:
-        """Update `codebook_stats` from the kept tokens and return the training stats."""
-        size = self.codebook_size
-        counts = ops.codeword_counts(indices, size, keep)
-        usage_ema = ops.update_usage(self.usage_ema.value, counts, self.usage_decay)
+    def _reseeding(self, tokens, keep, usage_ema) -> dict[str, jax.Array]:
+        """What `post_update` takes; groups without a kept token stay as they are."""
+        drawn = ops.draw_tokens(self.make_rng("reseed"), tokens, self.codebook)
+        groups = jnp.arange(self.num_groups)[:, None]
         is_used = jnp.any(keep, 0)[:, None]
-        recent = ops.push_recent(self.recent_indices.value, jnp.where(keep, indices, -1))
-        recent = jnp.where(is_used, recent, self.recent_indices.value)
-        if not self.is_initializing():
-            self.usage_ema.value = usage_ema
-            self.recent_indices.value = recent
-        stats = {
-            "usage": ops.recent_usage(recent, size),
-            "perplexity": ops.perplexity(ops.codeword_counts(indices, size)),
-            "dead": jnp.mean(usage_ema < 0.01 / size, -1),
+        return {
+            "reseed_codewords": jax.lax.stop_gradient(tokens)[drawn, groups],
+            "reseed_keep": jnp.where(is_used, ops.reseed_weight(usage_ema), 1.0),
         }
-        if self.reseed:
-            drawn = ops.draw_tokens(self.make_rng("reseed"), tokens, self.codebook)
-            groups = jnp.arange(self.num_groups)[:, None]
-            stats["reseed_codewords"] = jax.lax.stop_gradient(tokens)[drawn, groups]
-            stats["reseed_keep"] = jnp.where(is_used, ops.reseed_weight(usage_ema), 1.0)
-        return stats
+
+    @nn.nowrap
+    def post_update(self, params: Mapping[str, Any], update: Mapping[str, jax.Array]) -> Mapping:
+        """Moves dead codewords onto tokens of the batch."""
+        if not update:
+            return params
+        moved = ops.reseed(params["codebook"], update["reseed_codewords"], update["reseed_keep"])
+        return {**params, "codebook": moved}
 
 
 def init_codebook(key: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "G K D"]:

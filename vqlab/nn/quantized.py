@@ -1,0 +1,104 @@
+"""What every bottleneck returns and says of itself, and the meters of its codewords.
+
+A bottleneck maps latents [B, ..., C] to `Quantized`, whatever lies between batch and channels: a
+grid of positions or a sequence of tokens. It is a Linen module with
+
+  input_channels, latent_channels   channels that it takes, and those that the decoder reads
+  num_groups                        G, indices per position; 1 where there are no indices
+  codebook_size                     K, codewords per group; None: continuous
+  __call__(latents, *, train, num_groups=None) -> Quantized
+  lookup(indices [..., G], *, num_groups=None) -> [..., C]
+
+so that a new one is a file, a line in `vqlab.models.MODULES` and a config node.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vqlab.ops import codebook as ops
+
+RECENT = 65_536  # indices per group that the usage meter looks back on, as in MGVQ's released code
+
+
+class Quantized(NamedTuple):
+    """What a bottleneck returns.
+
+    latents: [B, ..., C], what the decoder reads. indices: [B, ..., G] int32 of every group, masked
+    or not; None where the bottleneck has none. losses: name -> [G] float32. stats: name -> array to
+    log, empty unless training. update: what `Bottleneck.post_update` takes, empty unless training.
+    """
+
+    latents: jax.Array
+    indices: jax.Array | None
+    losses: dict[str, jax.Array]
+    stats: dict[str, jax.Array]
+    update: dict[str, jax.Array]
+
+
+class Bottleneck(nn.Module):
+    """What bottlenecks have in common.
+
+    title: its name in reports and model cards. has_posterior: whether it takes moments, 2C channels
+    for C latents, from which latents can be drawn.
+    """
+
+    title: ClassVar[str] = "Autoencoder"
+    has_posterior: ClassVar[bool] = False
+
+    @property
+    def has_indices(self) -> bool:
+        """Whether `lookup` inverts what it gives."""
+        return self.codebook_size is not None
+
+    @nn.nowrap
+    def post_update(self, params: Mapping[str, Any], update: Mapping[str, jax.Array]) -> Mapping:
+        """Its parameters after a change that is no gradient step; by default there is none."""
+        del update
+        return params
+
+
+class CountingBottleneck(Bottleneck):
+    """A bottleneck of codewords that counts which of them are in use, in training.
+
+    Collection `codebook_stats`: `usage_ema` [G, K], the running share of tokens per codeword;
+    `recent_indices` [G, 65536] int32, the newest at the end, -1 where empty (also the place of a
+    token masked by its sample).
+
+    Stats, float32 [G]: `usage`, share of the codewords among the recent indices; `perplexity` of
+    the batch, masked tokens included; `dead`, share of the codewords whose running usage is below
+    1 % of the uniform 1 / K.
+    """
+
+    def make_meters(self) -> None:
+        """To be called in `setup`."""
+        shape = (self.num_groups, self.codebook_size)
+        self.usage_ema = self.variable(
+            "codebook_stats", "usage_ema", jnp.zeros, shape, jnp.float32
+        )
+        self.recent_indices = self.variable(
+            "codebook_stats", "recent_indices", jnp.full, (self.num_groups, RECENT), -1, jnp.int32
+        )
+
+    def count(
+        self, indices: Int[Array, "N G"], keep: Bool[Array, "N G"], decay: float
+    ) -> tuple[dict[str, Float[Array, " G"]], Float[Array, "G K"]]:
+        """(stats, the new `usage_ema`) after a batch; only kept tokens count."""
+        size = self.codebook_size
+        counts = ops.codeword_counts(indices, size, keep)
+        usage_ema = ops.update_usage(self.usage_ema.value, counts, decay)
+        recent = ops.push_recent(self.recent_indices.value, jnp.where(keep, indices, -1))
+        recent = jnp.where(jnp.any(keep, 0)[:, None], recent, self.recent_indices.value)
+        if not self.is_initializing():
+            self.usage_ema.value = usage_ema
+            self.recent_indices.value = recent
+        stats = {
+            "usage": ops.recent_usage(recent, size),
+            "perplexity": ops.perplexity(ops.codeword_counts(indices, size)),
+            "dead": jnp.mean(usage_ema < 0.01 / size, -1),
+        }
+        return stats, usage_ema
