@@ -7,7 +7,7 @@ import numpy as np
 from configs import _semanticist
 from vqlab import models
 from vqlab.ops.nesting import keep_first
-from vqlab.training.concept_objective import ConceptObjective
+from vqlab.training.objectives.concept_diffusion import ConceptObjective
 
 
 def build_model(size: str):

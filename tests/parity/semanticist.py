@@ -20,7 +20,7 @@ from vqlab.export.torch_weights import from_torch_state, to_torch_state
 from vqlab.models.concept_decoding import concept_denoiser
 from vqlab.models.semanticist import Semanticist
 from vqlab.ops import nesting
-from vqlab.training.concept_objective import ConceptObjective
+from vqlab.training.objectives.concept_diffusion import ConceptObjective
 
 
 @dataclasses.dataclass(frozen=True)

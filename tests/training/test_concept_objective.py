@@ -10,7 +10,7 @@ from configs import _common
 from tests import tiny, tiny_kl
 from tests.filled import filled
 from vqlab.training import sharding
-from vqlab.training.concept_objective import ConceptObjective, repa_loss
+from vqlab.training.objectives.concept_diffusion import ConceptObjective, repa_loss
 from vqlab.training.optim import build_optimizer
 from vqlab.training.step import init_state, make_train_step
 

@@ -65,6 +65,11 @@ class Tokenizer(nn.Module):
         return self.encoder.stride
 
     @property
+    def last_kernel_path(self) -> tuple[str, ...]:
+        """Where the decoder's last kernel lies in the parameters."""
+        return ("decoder", *self.decoder.last_kernel_path)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """What users ask for by name."""
         return {"stride": self.stride}

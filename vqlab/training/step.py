@@ -51,11 +51,46 @@ class Aux(NamedTuple):
     update: Tree
 
 
+class Stored(NamedTuple):
+    """An array that records may hold, so that the network which makes it need not run.
+
+    Attributes:
+      network: the frozen network that makes it.
+      dtype: that it is stored in; "" for the one that the user chooses.
+    """
+
+    network: str
+    dtype: str = ""
+
+
 class Objective(Protocol):
-    """What a method trains: losses of its players, and what happens after their updates."""
+    """What a network is trained for: losses of its players, and what happens after their updates.
+
+    Attributes:
+      players: names that params, losses and optimizers are keyed by. The first one is evaluated and
+        exported.
+      inputs: the arrays that a batch has to bring: "images", or "images" and "labels".
+      needs: the frozen networks that `prepare` and the losses take.
+      stored: what `prepare` adds, and records may bring instead.
+    """
+
+    players: tuple[str, ...]
+    inputs: tuple[str, ...]
+    needs: tuple[str, ...]
+    stored: Mapping[str, Stored]
+
+    @classmethod
+    def create(cls, network: Any, build_part: Callable[[str], Any], **settings: Any) -> Objective:
+        """For the network of a config; `build_part` builds another node of the config by name."""
 
     def init(self, rng: jax.Array, batch: dict) -> tuple[dict[str, Tree], dict[str, Tree]]:
-        """(params, variables), keyed by player."""
+        """(params, variables), keyed by player; `batch` gives the shapes."""
+
+    def prepare(self, frozen: Mapping[str, Tree], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch as the losses take it: images as floats, and what frozen networks make of them.
+
+        The step runs it, `tokenize` stores what it adds, `plan` counts it: one truth for all.
+        """
 
     def __call__(self, params, variables, frozen, batch, *, rng, step) -> tuple[dict, Aux]:
         """One scalar loss per player."""

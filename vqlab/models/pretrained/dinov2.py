@@ -91,6 +91,11 @@ class DINOv2(nn.Module):
                 raise ValueError(f"{name}={side} is no multiple of patch_size={self.patch_size}")
 
 
+def repa_teacher() -> DINOv2:
+    """ViT-B/14, whose features REPA aligns with."""
+    return DINOv2(dtype="bfloat16")
+
+
 class ScaledBlock(nn.Module):
     """A pre-norm block with LayerScale: each branch times a learned number a channel.
 

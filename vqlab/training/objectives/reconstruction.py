@@ -9,7 +9,8 @@ from, LlamaGen's VQ tokenizer (vq_train.py, vq_loss.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,11 @@ from flax import linen as nn
 from flax import traverse_util
 
 from vqlab.models.pretrained.lpips import lpips_distance
-from vqlab.ops import codebook, losses
+from vqlab.ops import losses
 from vqlab.ops import rng as rng_streams
-from vqlab.training.step import Aux, Tree
+from vqlab.ops.pixels import as_floats
+from vqlab.registry import check_choice
+from vqlab.training.step import Aux, Stored, Tree
 
 TOKENIZER, DISCRIMINATOR = "tokenizer", "discriminator"
 GROUP_REDUCTIONS: dict[str, Callable] = {"mean": jnp.mean, "sum": jnp.sum}
@@ -30,7 +33,7 @@ class TokenizerObjective:
     """Losses of a tokenizer, with or without a discriminator.
 
     Attributes:
-      tokenizer: a `vqlab.models.tokenizer.Tokenizer`.
+      tokenizer: a network that returns a `Reconstruction`, such as `models.tokenizer.Tokenizer`.
       discriminator: a `PatchDiscriminator`, or None for no adversarial term.
       reconstruction: "l1" or "l2", on pixels in [-1, 1].
       reconstruction_weight: its weight.
@@ -56,17 +59,30 @@ class TokenizerObjective:
     adversarial_start: int = 20_000
     adaptive_weight: bool = False
 
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
+    stored: ClassVar[Mapping[str, Stored]] = {}
+
     def __post_init__(self):
-        if self.reconstruction not in losses.RECONSTRUCTION:
-            raise ValueError(
-                f"unknown reconstruction loss {self.reconstruction!r}; "
-                f"known: {', '.join(losses.RECONSTRUCTION)}"
-            )
-        if self.group_reduction not in GROUP_REDUCTIONS:
-            raise ValueError(
-                f"unknown group_reduction {self.group_reduction!r}; "
-                f"known: {', '.join(GROUP_REDUCTIONS)}"
-            )
+        check_choice("reconstruction loss", self.reconstruction, losses.RECONSTRUCTION)
+        check_choice("group_reduction", self.group_reduction, GROUP_REDUCTIONS)
+
+    @classmethod
+    def create(
+        cls, network: nn.Module, build_part: Callable[[str], Any], **settings: Any
+    ) -> TokenizerObjective:
+        """See `Objective`; without an adversarial weight the discriminator is left out."""
+        discriminator = build_part("discriminator") if settings["adversarial_weight"] else None
+        return cls(tokenizer=network, discriminator=discriminator, **settings)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """LPIPS, where it counts."""
+        return ("lpips",) if self.lpips_weight else ()
+
+    def prepare(self, frozen: Mapping[str, Tree], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Images as floats; see `Objective`."""
+        del frozen
+        return {**batch, "images": as_floats(batch["images"])}
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -85,8 +101,8 @@ class TokenizerObjective:
         return params, variables
 
     def __call__(self, params, variables, frozen, batch, *, rng, step):
-        """({player: loss}, Aux); batch["images"] is [B, H, W, 3] in [-1, 1]."""
-        images = batch["images"]
+        """({player: loss}, Aux); batch["images"] is [B, H, W, 3] in [-1, 1], or uint8."""
+        images = self.prepare(frozen, batch)["images"]
         output, tokenizer_variables, last_kernel_pullback = self._reconstruct(
             params[TOKENIZER], variables[TOKENIZER], images, rng
         )
@@ -114,43 +130,39 @@ class TokenizerObjective:
             metrics |= terms
             metrics |= {"adversarial": generator_loss, "adversarial_weight": started * weight}
 
-        update = {
-            name: output.quantized.stats[name]
-            for name in ("reseed_codewords", "reseed_keep")
-            if name in output.quantized.stats
-        }
-        return player_losses, Aux(new_variables, metrics, update)
+        return player_losses, Aux(new_variables, metrics, output.quantized.update)
 
-    def post_update(self, params: dict[str, Tree], update: dict) -> dict[str, Tree]:
-        """Moves dead codewords onto tokens of the batch (MGVQ, mgvq.py VectorQuantizer)."""
+    def post_update(self, params: dict[str, Tree], update: Tree) -> dict[str, Tree]:
+        """What the bottleneck does beside gradient steps, such as reseeding dead codewords."""
         if not update:
             return params
-        flat = traverse_util.flatten_dict(params[TOKENIZER])
-        path = ("quantizer", "codebook")
-        flat[path] = codebook.reseed(flat[path], update["reseed_codewords"], update["reseed_keep"])
-        return params | {TOKENIZER: traverse_util.unflatten_dict(flat)}
+        return params | {TOKENIZER: self.tokenizer.post_update(params[TOKENIZER], update)}
 
     def _reconstruct(self, params, variables, images, rng):
         """The tokenizer's output, its new variables, and the pullback to its last kernel.
 
         Only what lies behind the last kernel is linearised for that pullback: one convolution.
         """
-        flat = traverse_util.flatten_dict(params)
-        path = ("decoder", *self.tokenizer.decoder.last_kernel_path)
 
-        def forward(kernel):
+        def apply(params):
             output, updated = self.tokenizer.apply(
-                {"params": traverse_util.unflatten_dict(flat | {path: kernel})} | variables,
+                {"params": params} | variables,
                 images,
                 train=True,
                 mutable=list(variables),
                 rngs=rng_streams.streams(rng, "mask", "reseed", "dropout", "posterior"),
             )
-            return output.images, (output, dict(updated))
+            return output, dict(updated)
 
         if not self.adaptive_weight:
-            _, (output, updated) = forward(flat[path])
-            return output, updated, None
+            return *apply(params), None
+        flat = traverse_util.flatten_dict(params)
+        path = self.tokenizer.last_kernel_path
+
+        def forward(kernel):
+            output, updated = apply(traverse_util.unflatten_dict(flat | {path: kernel}))
+            return output.images, (output, updated)
+
         pixels, pull_back, (output, updated) = jax.vjp(forward, flat[path], has_aux=True)
         return output._replace(images=pixels), updated, pull_back
 
@@ -170,9 +182,7 @@ class TokenizerObjective:
     def _quantizer_loss(self, quantized):
         reduce = GROUP_REDUCTIONS[self.group_reduction]
         terms = {name: reduce(values) for name, values in quantized.losses.items()}
-        shown = ("usage", "perplexity", "dead")
-        metrics = {name: quantized.stats[name] for name in shown if name in quantized.stats}
-        return sum(terms.values()), terms | metrics
+        return sum(terms.values(), jnp.float32(0.0)), terms | quantized.stats
 
     def _adversarial_loss(self, params, variables):
         # The discriminator's weights are constants to the tokenizer.

@@ -6,18 +6,21 @@ Semanticist, section 4 and appendix C.1; diffuse_slot.py forward_with_latents.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from einops import repeat
 from flax import linen as nn
 
+from vqlab.models.pretrained.dinov2 import repa_teacher
 from vqlab.models.semanticist import Semanticist
 from vqlab.ops import nesting, resize
 from vqlab.ops import rng as rng_streams
-from vqlab.training.objectives import TOKENIZER
-from vqlab.training.step import Aux, Tree
+from vqlab.ops.pixels import as_floats
+from vqlab.training.objectives.reconstruction import TOKENIZER
+from vqlab.training.step import Aux, Stored, Tree
 
 NEVER = -1
 
@@ -34,8 +37,7 @@ class ConceptObjective:
         not trained any more.
       repa_weight: of the alignment with another network's features.
       repa: that network, which maps images to features [B, h, w, F], with its parameters in
-        `frozen["repa"]`; None where features come with the batch, as "repa_features", or not at
-        all.
+        `frozen["repa"]`; None without alignment, or where the features always come with the batch.
       draws_per_image: times and noises that the decoder sees for one pass of the encoder.
     """
 
@@ -47,7 +49,45 @@ class ConceptObjective:
     repa: nn.Module | None = None
     draws_per_image: int = 1
 
-    players = (TOKENIZER,)
+    players: ClassVar[tuple[str, ...]] = (TOKENIZER,)
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
+
+    @classmethod
+    def create(
+        cls, network: Semanticist, build_part: Callable[[str], Any], **settings: Any
+    ) -> ConceptObjective:
+        """See `Objective`; with a projector in the decoder its teacher joins."""
+        del build_part
+        repa = repa_teacher() if network.decoder.repa_dim else None
+        return cls(tokenizer=network, repa=repa, **settings)
+
+    @property
+    def stored(self) -> Mapping[str, Stored]:
+        """The autoencoder's moments, and the features that REPA aligns with."""
+        arrays = {}
+        if self.tokenizer.frozen_parts():
+            arrays["moments"] = Stored("latent_space")
+        if self.repa is not None:
+            # Only their direction is used, and they are the largest array by far.
+            arrays["repa_features"] = Stored("repa", dtype="float16")
+        return arrays
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The networks that make what is stored."""
+        return tuple(stored.network for stored in self.stored.values())
+
+    def prepare(self, frozen: Mapping[str, Tree], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds "moments" [B, h, w, 2C] and "repa_features" [B, h', w', F]; see `Objective`."""
+        batch = {**batch, "images": as_floats(batch["images"])}
+        missing = self.stored.keys() - batch.keys()
+        if "moments" in missing:
+            space = self.tokenizer.latent_space
+            batch["moments"] = space.moments(frozen["latent_space"], batch["images"])
+        if "repa_features" in missing:
+            features = self.repa.apply(frozen["repa"], batch["images"])
+            batch["repa_features"] = jax.lax.stop_gradient(features)
+        return batch
 
     def __post_init__(self):
         for name in ("condition_dropout", "null_share"):
@@ -66,13 +106,14 @@ class ConceptObjective:
     def __call__(self, params, variables, frozen, batch, *, rng, step):
         """({"tokenizer": loss}, Aux).
 
-        batch["images"] is [B, H, W, 3] in [-1, 1]. Where the batch has "moments" [B, h, w, 2C] of
-        the autoencoder or "repa_features", the frozen networks are not run.
+        batch["images"] is [B, H, W, 3] in [-1, 1], or uint8. Where the batch has "moments" of the
+        autoencoder or "repa_features", the frozen networks are not run.
         """
+        batch = self.prepare(frozen, batch)
         keys = rng_streams.streams(rng, "posterior", "keep", "time", "noise", "drop_path")
         images, draws = batch["images"], self.draws_per_image
         latents = repeat(
-            self._latents(frozen, batch, keys["posterior"]), "b ... -> (b n) ...", n=draws
+            self._latents(batch, keys["posterior"]), "b ... -> (b n) ...", n=draws
         )
         process, total = self.tokenizer.process, self.tokenizer.num_concepts
         kept = nesting.draw_num_kept(
@@ -90,7 +131,7 @@ class ConceptObjective:
             jax.random.normal(keys["noise"], latents.shape),
             process.draw_times(keys["time"], len(latents)),
             nesting.keep_first(kept, total),
-            self._repa_features(frozen, batch),
+            batch["repa_features"] if self.tokenizer.decoder.repa_dim else None,
             rngs={"drop_path": keys["drop_path"]},
         )
         return {TOKENIZER: loss}, Aux(variables, terms, {})
@@ -121,18 +162,11 @@ class ConceptObjective:
             loss += self.repa_weight * terms["repa"]
         return loss, terms
 
-    def _latents(self, frozen, batch: dict[str, Any], key: jax.Array) -> jax.Array:
+    def _latents(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
         space = self.tokenizer.latent_space
         if "moments" in batch:
             return space.from_moments(batch["moments"], key)
-        return space.encode(frozen.get("latent_space", {}), batch["images"], key)
-
-    def _repa_features(self, frozen, batch: dict[str, Any]) -> jax.Array | None:
-        if self.tokenizer.decoder.repa_dim == 0:
-            return None
-        if "repa_features" in batch:
-            return batch["repa_features"]
-        return jax.lax.stop_gradient(self.repa.apply(frozen["repa"], batch["images"]))
+        return space.encode({}, batch["images"], key)
 
     def post_update(self, params: dict[str, Tree], update: Tree) -> dict[str, Tree]:
         """Nothing but gradient steps changes these parameters."""

@@ -1,0 +1,149 @@
+"""Networks that are never trained: which there are, whose files they come from, what is said when a
+file is missing.
+
+Who takes one says so: an objective by `needs`, an evaluator by `uses`, a network by `frozen_parts`.
+A new one is a line in `NETWORKS`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqlab.export import package
+from vqlab.export.dinov2_weights import read_dinov2
+from vqlab.export.fingerprint import fingerprint
+from vqlab.export.kl_weights import read_kl
+from vqlab.export.lpips_weights import read_lpips
+from vqlab.models.pretrained import lpips
+from vqlab.models.pretrained.dinov2 import repa_teacher
+
+
+class Network(NamedTuple):
+    """A kind of frozen network.
+
+    Attributes:
+      setting: of the config, with the file or files of its weights; "" where there are none.
+      read: (file, module) -> variables. The module is the part of the model, None where the network
+        is always the same.
+      shapes: module -> the shapes of `read`.
+      missing: what to say when it is needed and no file is given.
+      title: the network in words.
+      path: where its node lies in that of the model, () where it is always the same.
+    """
+
+    setting: str
+    read: Callable[[str, nn.Module | None], Any]
+    shapes: Callable[[nn.Module | None], Any]
+    missing: str
+    title: str
+    path: tuple[str, ...] = ()
+
+
+def _lpips_shapes(module: None) -> Any:
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        lpips.param_shapes(),
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+
+def _read_autoencoder(path: str, module: nn.Module) -> dict[str, Any]:
+    """Variables of a KL autoencoder from a published file, or of a folder that was exported."""
+    if not pathlib.Path(path).expanduser().is_dir():
+        return {"params": read_kl(path, module)}
+    return dict(package.read_variables(path, module))
+
+
+def _dinov2_shapes(module: None) -> Any:
+    network = repa_teacher()
+    side = network.resolution
+    images = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), images)
+
+
+NETWORKS = {
+    "lpips": Network(
+        setting="objective.lpips_weights",
+        read=lambda path, module: read_lpips(path),
+        shapes=_lpips_shapes,
+        missing=(
+            "objective.lpips_weight is not 0, which needs the weights of VGG-16 and of LPIPS: set "
+            "--config.objective.lpips_weights=vgg16.pth,vgg.pth (torchvision's vgg16 and the "
+            "lpips package's vgg.pth), or --config.objective.lpips_weight=0.0"
+        ),
+        title="LPIPS",
+    ),
+    "latent_space": Network(
+        setting="objective.latent_weights",
+        read=_read_autoencoder,
+        shapes=package.abstract_variables,
+        missing=(
+            "the latent space needs its autoencoder: set --config.objective.latent_weights to "
+            "MAR's kl16.ckpt, a diffusers AutoencoderKL file, or a folder exported by vqlab"
+        ),
+        title="autoencoder",
+        path=("latent_space", "autoencoder"),
+    ),
+    "repa": Network(
+        setting="objective.repa_weights",
+        read=lambda path, module: read_dinov2(path, repa_teacher()),
+        shapes=_dinov2_shapes,
+        missing=(
+            "REPA needs the weights of DINOv2: set --config.objective.repa_weights="
+            "dinov2_vitb14_pretrain.pth, or leave out the config's option `repa`"
+        ),
+        title="DINOv2",
+    ),
+}
+# Settings of a config that name files, and are no argument of what stands beside them.
+SETTINGS = tuple(network.setting for network in NETWORKS.values())
+
+
+def read_networks(
+    files: Mapping[str, str],
+    parts: Mapping[str, nn.Module],
+    *,
+    needed: Iterable[str],
+    used: Iterable[str] = (),
+) -> dict[str, Any]:
+    """{name: variables} of the frozen networks of a run.
+
+    Args:
+      files: name -> file, "" where none is given.
+      parts: `frozen_parts` of the model.
+      needed: what the run cannot do without.
+      used: what it takes where it is given.
+
+    Raises:
+      ValueError: one that is needed has no file, or a file cannot be read or does not fit.
+    """
+    needed = dict.fromkeys(needed)
+    if missing := [name for name in needed if not files[name]]:
+        raise ValueError(NETWORKS[missing[0]].missing)
+    wanted = [*needed, *(name for name in dict.fromkeys(used) if name not in needed)]
+    return {
+        name: NETWORKS[name].read(files[name], parts.get(name)) for name in wanted if files[name]
+    }
+
+
+def network_shapes(names: Iterable[str], parts: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """{name: shapes of the variables}; no file is read."""
+    return {name: NETWORKS[name].shapes(parts.get(name)) for name in names}
+
+
+def network_fingerprint(name: str, model: Mapping[str, Any], variables: Any) -> tuple[str, str]:
+    """(fingerprint of its settings and weights, the network in words); `model` is a node."""
+    network = NETWORKS[name]
+    node = model
+    for step in network.path:
+        node = node[step]
+    return fingerprint(node if network.path else {"name": network.title.lower()}, variables), (
+        network.title
+    )

@@ -1,0 +1,11 @@
+"""What networks are trained for, by the names that configs give."""
+
+from vqlab.training.objectives.concept_diffusion import ConceptObjective
+from vqlab.training.objectives.reconstruction import DISCRIMINATOR, TOKENIZER, TokenizerObjective
+
+OBJECTIVES = {
+    "reconstruction": TokenizerObjective,
+    "concept_diffusion": ConceptObjective,
+}
+
+__all__ = ["DISCRIMINATOR", "OBJECTIVES", "TOKENIZER", "ConceptObjective", "TokenizerObjective"]
