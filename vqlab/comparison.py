@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from vqlab.evaluation import names
 from vqlab.results import read_results
 
-_LEVEL = re.compile(r"(.+)/(?:groups|concepts)_(\d+)/(\w+)")
 SHOWN = ("reconstruction/psnr", "reconstruction/ssim", "explained_variance/share")
 
 
@@ -22,8 +21,8 @@ def read_comparison(
       ValueError: a run that was never evaluated, or two folders of one name.
     """
     own, *folders = (pathlib.Path(folder).expanduser().absolute() for folder in (workdir, *others))
-    names = Counter(folder.name for folder in (own, *folders))
-    if twice := [name for name, times in names.items() if times > 1]:
+    labels = Counter(folder.name for folder in (own, *folders))
+    if twice := [name for name, times in labels.items() if times > 1]:
         raise ValueError(f"--compare: runs are told apart by their folder's name; twice: {twice}")
     return {folder.name: read_results(folder) for folder in folders}
 
@@ -33,10 +32,10 @@ def format_curves(runs: Mapping[str, Mapping[str, float]]) -> str:
     curves: dict[str, dict[str, dict[int, float]]] = {name: {} for name in SHOWN}
     for label, results in runs.items():
         for name, value in results.items():
-            match = _LEVEL.fullmatch(name)
-            metric = f"{match[1]}/{match[3]}" if match else ""
-            if metric in curves:
-                curves[metric].setdefault(label, {})[int(match[2])] = value
+            parts = names.parse(name)
+            metric = f"{parts.evaluator}/{parts.metric}"
+            if parts.way == names.FIRST and metric in curves:
+                curves[metric].setdefault(label, {})[parts.kept] = value
     width = max(map(len, runs), default=0)
     lines = []
     for metric, rows in curves.items():

@@ -9,16 +9,16 @@ import pathlib
 from collections import Counter
 from collections.abc import Mapping
 from html import escape
-from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
-from vqlab.evaluation import figures, report
-from vqlab.evaluation.evaluators import EVALUATORS, Evaluator
+from vqlab.evaluation import figures, names, report
+from vqlab.evaluation.evaluator import Evaluator
+from vqlab.evaluation.evaluators import EVALUATORS
 from vqlab.evaluation.panels import Measured, Section
-from vqlab.evaluation.reconstruction import ReconstructionEvaluator
+from vqlab.models.codec import Card
 from vqlab.training.disk import naming, write_text
 from vqlab.training.events import read_events
 
@@ -38,6 +38,7 @@ def protocols(evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
 def write_results(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
+    card: Card,
     evaluators: Mapping[str, Evaluator],
     results: Mapping[str, float],
     *,
@@ -48,9 +49,9 @@ def write_results(
 ) -> pathlib.Path | None:
     """Writes evaluation.json, report.html and, of the first reconstructions, a picture.
 
-    `load_path` is what the report gives to `vqlab.load`. `comparison` holds other runs' results by
-    a label each, for the plots; see `read_results`. Returns the report's path; None on all
-    processes but the first, which alone writes.
+    `card` is the codec's, `load_path` is what the report gives to `vqlab.load`. `comparison` holds
+    other runs' results by a label each, for the plots; see `read_results`. Returns the report's
+    path; None on all processes but the first, which alone writes.
     """
     if jax.process_index() != 0 or not evaluators:
         return None
@@ -67,16 +68,16 @@ def write_results(
     for picture in list(pictures(evaluators, results).values())[:1]:
         with naming(workdir / PICTURE_FILE):
             (workdir / PICTURE_FILE).write_bytes(picture)
-    method = describe_method(config, load_path)
+    usage = f"import vqlab\n\ntokenizer = vqlab.load({load_path!r})\n{card.usage}\n"
     return report.write_report(
         workdir,
-        title=f"{method.title}: {workdir.name}",
+        title=f"{card.title}: {workdir.name}",
         sections=[*_sections(evaluators, measured), _events(workdir)],
-        snippet=method.snippet,
+        snippet=usage,
         summary={
             "steps": step,
             "parameters": f"{parameters:,}",
-            **method.facts,
+            **card.facts,
             "training images": f"{config.data.name} at {config.image_size} px",
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         },
@@ -97,95 +98,11 @@ def read_results(workdir: str | pathlib.Path) -> dict[str, float]:
         saved = json.loads(path.read_text())["results"]
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{path} is truncated or no evaluation") from error
-    return {
-        _name_today(name, saved): math.nan if entry["value"] is None else entry["value"]
+    values = {
+        name: math.nan if entry["value"] is None else entry["value"]
         for name, entry in saved.items()
     }
-
-
-def _name_today(name: str, saved: Mapping[str, Any]) -> str:
-    """Where `ssim_gaussian_valid` is not beside it, `ssim_gaussian` is still that one."""
-    if name.endswith("/ssim_gaussian") and f"{name}_valid" not in saved:
-        return f"{name}_valid"
-    return name
-
-
-class Method(NamedTuple):
-    """What the page says of a kind of tokenizer.
-
-    title: its name. facts: rows of the summary. snippet: code that uses it.
-    """
-
-    title: str
-    facts: dict[str, Any]
-    snippet: str
-
-
-def describe_method(config: ml_collections.ConfigDict, load_path: str) -> Method:
-    """The method of `config.model`, to be loaded from `load_path`."""
-    if config.model.name == "semanticist":
-        return _semanticist(config, load_path)
-    quantizer = config.model.quantizer
-    if "codebook_size" not in quantizer:
-        return Method(
-            "Autoencoder",
-            {"latent channels": quantizer.latent_channels},
-            _CONTINUOUS.format(path=load_path, channels=quantizer.latent_channels),
-        )
-    groups, size = quantizer.num_groups, quantizer.codebook_size
-    return Method(
-        "MGVQ",
-        {"groups x codewords per group": f"{groups} x {size}"},
-        _GROUPS.format(path=load_path, num_groups=groups),
-    )
-
-
-_GROUPS = """\
-import vqlab
-
-tokenizer = vqlab.load({path!r})
-indices = tokenizer.encode(images)  # [B, H, W, 3] in [-1, 1] -> [B, h, w, G]
-pictures = tokenizer.decode(indices, num_groups={num_groups})  # 1 ... {num_groups}: coarse to fine
-"""
-
-_CONTINUOUS = """\
-import vqlab
-
-autoencoder = vqlab.load({path!r})
-latents = autoencoder.encode(images)  # [B, H, W, 3] in [-1, 1] -> [B, h, w, {channels}]
-pictures = autoencoder.decode(latents)
-"""
-
-_CONCEPTS = """\
-import vqlab
-
-tokenizer = vqlab.load({path!r})
-concepts = tokenizer.encode(images)  # [B, {side}, {side}, 3] in [-1, 1] -> [B, {total}, {dim}]
-pictures = tokenizer.decode(
-    concepts, num_concepts={total}, guidance_scale={scale}, num_steps={steps}, seed=0
-)  # 0 ... {total} concepts: what explains most comes first
-"""
-
-
-def _semanticist(config: ml_collections.ConfigDict, load_path: str) -> Method:
-    encoder, space = config.model.encoder, config.model.latent_space
-    total, dim = encoder.num_concepts, encoder.concept_dim
-    latents = "pixels"
-    if "autoencoder" in space:
-        latents = f"{config.model.decoder.in_channels} channels of a frozen autoencoder"
-    facts = {
-        "concepts x numbers in each": f"{total} x {dim}",
-        "what is denoised": latents,
-    }
-    snippet = _CONCEPTS.format(
-        path=load_path,
-        side=config.image_size,
-        total=total,
-        dim=dim,
-        scale=config.sampling.guidance_scale,
-        steps=config.sampling.num_steps,
-    )
-    return Method("Semanticist", facts, snippet)
+    return names.today(values)
 
 
 def _sections(evaluators: Mapping[str, Evaluator], measured: Measured) -> list[Section]:
@@ -226,9 +143,9 @@ def pictures(evaluators: Mapping[str, Evaluator], results: Mapping[str, float]) 
     measured, found = Measured(results, {}), {}
     for name, evaluator in evaluators.items():
         own = measured.own(name)
-        if isinstance(evaluator, ReconstructionEvaluator) and own and len(evaluator.originals):
-            headings, buffer = evaluator.headings(own), io.BytesIO()
-            figures.write_grid_png(buffer, evaluator.originals, evaluator.reconstructions, headings)
+        if own and (shown := evaluator.pictures(own)):
+            buffer = io.BytesIO()
+            figures.write_grid_png(buffer, *shown)
             found[name] = buffer.getvalue()
     return found
 

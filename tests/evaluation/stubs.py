@@ -9,6 +9,7 @@ import numpy as np
 from einops import rearrange
 
 from vqlab import models
+from vqlab.models.codec import Sampling, Weights
 from vqlab.models.tokenizer import Tokenizer
 from vqlab.nn.bottleneck import GaussianBottleneck
 from vqlab.nn.quantizers import GroupedQuantizer
@@ -83,16 +84,21 @@ def semanticist():
     return models.build(semanticist_node())
 
 
+def codec_of(model, **sampling):
+    """The model in use, sampling with such settings."""
+    return model.codec(Sampling.of(**sampling))
+
+
 @functools.cache
 def weights_of(model):
-    """(params, other collections), all random: a fresh DiT's output is zero."""
+    """`Weights`, all random: a fresh DiT's output is zero."""
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, SIDE, SIDE, 3))))
     variables = dict(init(jax.random.key(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: jnp.asarray(x + 0.2 * rng.normal(size=x.shape), x.dtype), variables.pop("params")
     )
-    return params, variables
+    return Weights({"params": params, **variables}, {})
 
 
 def images(count=5, seed=0):

@@ -6,7 +6,6 @@ import pytest
 
 from tests.evaluation import stubs
 from vqlab.evaluation.evaluators import EVALUATORS, EvaluationError, run_evaluators
-from vqlab.evaluation.ladders import ladder_of
 from vqlab.evaluation.needs import Unmeasurable
 
 
@@ -17,7 +16,7 @@ class Stub:
         self.outcome = outcome
         self.protocol = {"psnr": "in dB"}
 
-    def run(self, params, variables, frozen):
+    def run(self, weights, frozen):
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return {"psnr": self.outcome}
@@ -25,7 +24,7 @@ class Stub:
 
 def test_what_cannot_be_measured_is_left_out_with_one_line(caplog):
     evaluators = {"a": Stub(20.0), "b": Stub(Unmeasurable("one class")), "c": Stub(30.0)}
-    assert run_evaluators(evaluators, {}, {}, {}) == {"a/psnr": 20.0, "c/psnr": 30.0}
+    assert run_evaluators(evaluators, {}, {}) == {"a/psnr": 20.0, "c/psnr": 30.0}
     assert caplog.messages == ["evaluation 'b' is left out: one class"]
     assert evaluators["b"].protocol == {}
 
@@ -43,24 +42,24 @@ def test_what_cannot_be_measured_is_left_out_with_one_line(caplog):
 )
 def test_one_that_fails_is_named_in_one_line(error, message):
     with pytest.raises(EvaluationError) as caught:
-        run_evaluators({"a": Stub(20.0), "b": Stub(error)}, {}, {}, {})
+        run_evaluators({"a": Stub(20.0), "b": Stub(error)}, {}, {})
     assert str(caught.value) == message
 
 
 def test_a_lost_process_is_not_the_evaluations_fault():
     with pytest.raises(jax.errors.JaxRuntimeError, match="Connection closed by peer"):
         lost = jax.errors.JaxRuntimeError("UNAVAILABLE: Connection closed by peer")
-        run_evaluators({"a": Stub(lost)}, {}, {}, {})
+        run_evaluators({"a": Stub(lost)}, {}, {})
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_images_of_which_none_can_be_read_are_an_error(name):
-    ladder = ladder_of(stubs.grouped_tokenizer())
+    codec = stubs.codec_of(stubs.grouped_tokenizer())
     masked = {
         "images": np.full((2, stubs.SIDE, stubs.SIDE, 3), -1, np.float32),
         "labels": np.zeros(2, np.int32),
         "mask": np.zeros(2, bool),
     }
-    evaluator = EVALUATORS[name](ladder, lambda split: iter([masked, masked]))
+    evaluator = EVALUATORS[name](codec, lambda split: iter([masked, masked]))
     with pytest.raises(EvaluationError, match="none of the images of the .* split can be read"):
-        run_evaluators({name: evaluator}, *stubs.weights_of(ladder.tokenizer), {})
+        run_evaluators({name: evaluator}, stubs.weights_of(codec.module), {})

@@ -7,21 +7,18 @@ import pytest
 
 from tests.evaluation import stubs
 from vqlab.evaluation.explained_variance import ExplainedVariance, explained_shares
-from vqlab.evaluation.image_metrics import mse_per_image
-from vqlab.evaluation.ladders import ladder_of
 from vqlab.evaluation.panels import Measured
+from vqlab.models.codec import Units
+from vqlab.ops.pixels import mse_per_image
 
 
 @dataclasses.dataclass(frozen=True)
-class KnownLadder:
+class KnownCodec:
     """Losses 8, 4, 2, 1 times the image's first pixel, times noise of mean 1 if wanted."""
 
     noise: float = 0.0
 
-    noun = "concepts"
-    total = 3
-    levels = (1, 2, 3)
-    numbers_per_unit = 0
+    units = Units("concepts", 3, (1, 2, 3), "nulls")
     setting = ""
 
     def encode(self, weights, images):
@@ -35,31 +32,31 @@ class KnownLadder:
 IMAGES = np.abs(stubs.images(5))
 
 
-def _run(ladder, **arguments):
-    evaluator = ExplainedVariance(ladder, stubs.batches(IMAGES), **arguments)
-    return evaluator, evaluator.run({}, {}, {})
+def _run(codec, **arguments):
+    evaluator = ExplainedVariance(codec, stubs.batches(IMAGES), **arguments)
+    return evaluator, evaluator.run({}, {})
 
 
 def test_shares_and_losses_by_hand():
-    _, results = _run(KnownLadder())
+    _, results = _run(KnownCodec())
     mean = IMAGES[:, 0, 0, 0].mean()
     for n, share in enumerate((0, 4 / 7, 6 / 7, 1)):
-        assert results[f"concepts_{n}/share"] == pytest.approx(share, rel=1e-5)
-        assert results[f"concepts_{n}/loss"] == pytest.approx(8 / 2**n * mean, rel=1e-5)
-    assert results["loss"] == results["concepts_3/loss"]
+        assert results[f"first_{n}/share"] == pytest.approx(share, rel=1e-5)
+        assert results[f"first_{n}/loss"] == pytest.approx(8 / 2**n * mean, rel=1e-5)
+    assert results["loss"] == results["first_3/loss"]
 
 
 def test_noise_is_the_same_for_every_n_and_drawn_anew_for_each_repeat():
     """With common noise shares are exact whatever the noise, though the losses are not."""
     losses = []
     for repeats in (1, 64):
-        _, results = _run(KnownLadder(noise=0.5), repeats=repeats)
-        assert results["concepts_1/share"] == pytest.approx(4 / 7, rel=1e-5)
+        _, results = _run(KnownCodec(noise=0.5), repeats=repeats)
+        assert results["first_1/share"] == pytest.approx(4 / 7, rel=1e-5)
         losses.append(results["loss"])
-    exact = _run(KnownLadder())[1]["loss"]
+    exact = _run(KnownCodec())[1]["loss"]
     assert abs(losses[1] - exact) < 0.04 < abs(losses[0] - exact) + 0.04
     assert losses[0] != losses[1] != exact
-    assert _run(KnownLadder(noise=0.5), seed=1)[1]["loss"] != losses[0]
+    assert _run(KnownCodec(noise=0.5), seed=1)[1]["loss"] != losses[0]
 
 
 def test_nothing_explained_has_no_shares():
@@ -68,27 +65,27 @@ def test_nothing_explained_has_no_shares():
 
 
 def test_of_mgvq_it_is_the_pixels_error():
-    ladder = ladder_of(stubs.grouped_tokenizer())
-    params, variables = stubs.weights_of(ladder.tokenizer)
-    evaluator = ExplainedVariance(ladder, stubs.batches(IMAGES))
-    results = evaluator.run(params, variables, {})
-    whole = jax.jit(ladder.tokenizer.apply)({"params": params, **variables}, jnp.asarray(IMAGES))
+    codec = stubs.codec_of(stubs.grouped_tokenizer())
+    weights = stubs.weights_of(codec.module)
+    evaluator = ExplainedVariance(codec, stubs.batches(IMAGES))
+    results = evaluator.run(weights, {})
+    whole = jax.jit(codec.module.apply)(weights.variables, jnp.asarray(IMAGES))
     mse = mse_per_image(jnp.asarray(IMAGES), whole.images).mean()
-    assert results["groups_2/loss"] == pytest.approx(float(mse), rel=1e-4)
+    assert results["first_2/loss"] == pytest.approx(float(mse), rel=1e-4)
 
 
 def test_of_semanticist_it_is_the_diffusion_loss():
-    ladder = ladder_of(stubs.semanticist())
-    evaluator = ExplainedVariance(ladder, stubs.batches(IMAGES), repeats=2)
-    results = evaluator.run(*stubs.weights_of(ladder.model), {})
-    assert {f"concepts_{n}/share" for n in (0, 1, 2, 4)} < results.keys()
-    assert len({results[f"concepts_{n}/loss"] for n in (0, 1, 2, 4)}) == 4
+    codec = stubs.codec_of(stubs.semanticist())
+    evaluator = ExplainedVariance(codec, stubs.batches(IMAGES), repeats=2)
+    results = evaluator.run(stubs.weights_of(codec.module), {})
+    assert {f"first_{n}/share" for n in (0, 1, 2, 4)} < results.keys()
+    assert len({results[f"first_{n}/loss"] for n in (0, 1, 2, 4)}) == 4
     assert evaluator.protocol.keys() == results.keys()
     assert "any: 2, the same for every n" in evaluator.protocol["loss"]
 
 
 def test_section_shows_both_curves_and_those_of_others():
-    evaluator, results = _run(KnownLadder())
+    evaluator, results = _run(KnownCodec())
     results = {f"e/{name}": value for name, value in results.items()}
     pca = {f"pca/components_{k}/explained_variance": k / 4 for k in (1, 2)}
     (section,) = evaluator.sections("e", Measured(results | pca, {"off": results}))
@@ -97,8 +94,8 @@ def test_section_shows_both_curves_and_those_of_others():
 
 def test_errors():
     with pytest.raises(ValueError, match="keeps its code whole"):
-        ExplainedVariance(ladder_of(stubs.autoencoder()), stubs.batches(IMAGES))
+        ExplainedVariance(stubs.codec_of(stubs.autoencoder()), stubs.batches(IMAGES))
     with pytest.raises(ValueError, match="repeats=0 must be at least 1"):
-        ExplainedVariance(KnownLadder(), stubs.batches(IMAGES), repeats=0)
+        ExplainedVariance(KnownCodec(), stubs.batches(IMAGES), repeats=0)
     with pytest.raises(ValueError, match="no images"):
-        ExplainedVariance(KnownLadder(), lambda split: []).run({}, {}, {})
+        ExplainedVariance(KnownCodec(), lambda split: []).run({}, {})

@@ -2,7 +2,6 @@ import pytest
 
 from tests.evaluation import stubs
 from vqlab.evaluation.evaluators import EVALUATORS
-from vqlab.evaluation.ladders import ladder_of
 from vqlab.evaluation.needs import Needs, Supply
 
 PROBE = Needs({"train": 2, "validation": 1}, labels=True)
@@ -28,13 +27,13 @@ def test_images_without_labels_serve_what_does_not_read_them():
 
 
 def test_what_each_evaluator_needs():
-    ladder, batches = ladder_of(stubs.grouped_tokenizer()), stubs.batches(stubs.images())
+    codec, batches = stubs.codec_of(stubs.grouped_tokenizer()), stubs.batches(stubs.images())
 
     def needs(name, **arguments):
-        return EVALUATORS[name](ladder, batches, **arguments).needs
+        return EVALUATORS[name](codec, batches, **arguments).needs
 
     assert needs("reconstruction") == Needs({"validation": 1}, side=11)
-    assert needs("reconstruction", lpips=True).side == 16
+    assert needs("reconstruction", networks=["lpips"]).side == 16
     assert needs("explained_variance") == Needs({"validation": 1})
     assert needs("spectrum").side == 4
     assert needs("pca") == Needs({"train": 2, "validation": 1})

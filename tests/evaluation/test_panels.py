@@ -1,41 +1,32 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from vqlab.evaluation import panels
 from vqlab.evaluation.panels import Measured
+from vqlab.models.codec import Units
 
-
-@dataclasses.dataclass(frozen=True)
-class CountLadder:
-    noun: str = "concepts"
-    total: int = 4
-    levels: tuple = (1, 2, 4)
-    numbers_per_unit: int = 2
-    setting: str = ""
-
+UNITS = Units("concepts", 4, (1, 2, 4), "nulls", 2)
 
 RESULTS = {
     "a/psnr": 21.0,
-    "a/concepts_10/psnr": 21.0,
-    "a/concepts_2/psnr": 18.0,
-    "a/concepts_4/psnr": float("nan"),
-    "a/concepts_2/ssim": 0.5,
+    "a/first_10/psnr": 21.0,
+    "a/first_2/psnr": 18.0,
+    "a/first_4/psnr": float("nan"),
+    "a/first_2/ssim": 0.5,
     "a/mean_colour/psnr": 12.0,
-    "ab/concepts_1/psnr": 3.0,
+    "ab/first_1/psnr": 3.0,
 }
 
 
 def test_curves_are_read_from_names_in_order_of_numbers():
     kept, values = panels.level_curve(RESULTS, "psnr", of="a")
     assert kept.tolist() == [2, 10] and values.tolist() == [18.0, 21.0]
-    kept, _ = panels.level_curve({"a/groups_3/psnr": 1.0}, "psnr", of="a")
+    kept, _ = panels.level_curve({"a/first_3/psnr": 1.0}, "psnr", of="a")
     assert kept.tolist() == [3]
 
 
 def test_own_numbers_are_those_of_one_evaluator():
-    assert Measured(RESULTS, {}).own("ab") == {"concepts_1/psnr": 3.0}
+    assert Measured(RESULTS, {}).own("ab") == {"first_1/psnr": 3.0}
 
 
 def _drawn(monkeypatch, measured, **changes):
@@ -48,12 +39,12 @@ def _drawn(monkeypatch, measured, **changes):
 
     monkeypatch.setattr(panels.figures, "levels_png", levels_png)
     arguments = {"title": "PSNR", "ylabel": "dB"} | changes
-    html = panels.level_plot("a", measured, CountLadder(), "psnr", **arguments)
+    html = panels.level_plot("a", measured, UNITS, "psnr", **arguments)
     return html, drawn
 
 
 def test_other_runs_baselines_and_components_stand_beside_the_run(monkeypatch):
-    other = {"a/groups_1/psnr": 17.0, "a/groups_2/psnr": 19.0}
+    other = {"a/first_1/psnr": 17.0, "a/first_2/psnr": 19.0}
     pca = {f"pca/components_{k}/psnr": float(k) for k in (1, 2, 3, 4, 8, 16)}
     measured = Measured(RESULTS | pca, {"MGVQ": other, "nothing": {}})
     html, drawn = _drawn(
@@ -74,7 +65,7 @@ def test_other_runs_baselines_and_components_stand_beside_the_run(monkeypatch):
 
 
 def test_without_values_there_is_no_plot(monkeypatch):
-    assert _drawn(monkeypatch, Measured({"a/concepts_1/ssim": 0.1}, {})) == ("", {})
+    assert _drawn(monkeypatch, Measured({"a/first_1/ssim": 0.1}, {})) == ("", {})
     assert panels.row(["", ""]) == ""
 
 

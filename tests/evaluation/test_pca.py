@@ -7,14 +7,14 @@ from tests.evaluation import stubs
 from vqlab.evaluation import panels
 from vqlab.evaluation.panels import Measured
 from vqlab.evaluation.pca import PCABaseline, fit_components
+from vqlab.models.codec import Units
+
+UNITS = Units("concepts", 4, (1, 2, 3, 4), "nulls", 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class CountLadder:
-    noun: str = "concepts"
-    total: int = 4
-    levels: tuple = (1, 2, 3, 4)
-    numbers_per_unit: int = 3
+class CountCodec:
+    units: Units = UNITS
     setting: str = ""
 
 
@@ -27,8 +27,8 @@ def _make_batches(split):
 
 @pytest.fixture(scope="module")
 def evaluated():
-    evaluator = PCABaseline(CountLadder(), _make_batches)
-    return evaluator, evaluator.run({}, {}, {})
+    evaluator = PCABaseline(CountCodec(), _make_batches)
+    return evaluator, evaluator.run({}, {})
 
 
 def _by_svd(k):
@@ -55,12 +55,12 @@ def test_numbers_of_components_are_powers_levels_and_as_many_numbers(evaluated):
     """1, 2, 4, 8; levels 1..4; 3 numbers each; and the 11 that 12 images about their mean have."""
     ks = [int(name.split("/")[0].removeprefix("components_")) for name in evaluated[1]]
     assert sorted(set(ks)) == [1, 2, 3, 4, 6, 8, 9, 11]
-    few = PCABaseline(CountLadder(), _make_batches, max_components=2).run({}, {}, {})
+    few = PCABaseline(CountCodec(), _make_batches, max_components=2).run({}, {})
     assert {name.split("/")[0] for name in few} == {"components_1", "components_2"}
 
 
 def test_all_components_of_the_fitted_images_reproduce_them():
-    results = PCABaseline(CountLadder(), _make_batches, fit_split="validation").run({}, {}, {})
+    results = PCABaseline(CountCodec(), _make_batches, fit_split="validation").run({}, {})
     assert results["components_4/explained_variance"] == pytest.approx(1, abs=1e-5)
     assert results["components_4/psnr"] > 60
 
@@ -73,15 +73,15 @@ def test_components_are_orthonormal():
 
 def test_curves_stand_beside_levels(evaluated):
     results = {f"pca/{name}": value for name, value in evaluated[1].items()}
-    curves = panels.component_curves(results, "psnr", CountLadder())
+    curves = panels.component_curves(results, "psnr", UNITS)
     assert {label: x.tolist() for label, (x, _) in curves.items()} == {
         "PCA, 1 number each": [1, 2, 3, 4],
         "PCA, 3 numbers each": [1, 2, 3],
     }
     assert curves["PCA, 3 numbers each"][1][1] == results["pca/components_6/psnr"]
-    alone = panels.component_curves(results, "psnr", CountLadder(numbers_per_unit=0))
+    alone = panels.component_curves(results, "psnr", UNITS._replace(numbers=0))
     assert alone.keys() == {"PCA"}
-    assert panels.component_curves({}, "psnr", CountLadder()) == {}
+    assert panels.component_curves({}, "psnr", UNITS) == {}
 
 
 def test_protocol_and_section(evaluated):
@@ -95,10 +95,10 @@ def test_protocol_and_section(evaluated):
 
 def test_errors():
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        PCABaseline(CountLadder(), stubs.batches(TRAIN[:1])).run({}, {}, {})
+        PCABaseline(CountCodec(), stubs.batches(TRAIN[:1])).run({}, {})
     with pytest.raises(ValueError, match="unknown split"):
-        PCABaseline(CountLadder(), _make_batches, fit_split="test")
+        PCABaseline(CountCodec(), _make_batches, fit_split="test")
     with pytest.raises(ValueError, match="max_components=0"):
-        PCABaseline(CountLadder(), _make_batches, max_components=0)
+        PCABaseline(CountCodec(), _make_batches, max_components=0)
     with pytest.raises(ValueError, match="the train split has no images"):
-        PCABaseline(CountLadder(), lambda split: []).run({}, {}, {})
+        PCABaseline(CountCodec(), lambda split: []).run({}, {})

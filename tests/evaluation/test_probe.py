@@ -7,19 +7,16 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tests.evaluation import stubs
-from vqlab.evaluation.ladders import ladder_of
 from vqlab.evaluation.panels import Measured
 from vqlab.evaluation.probe import LinearProbe
+from vqlab.models.codec import Units
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelLadder:
+class PixelCodec:
     """Two units: the second is an image's first pixel, the first unit is noise."""
 
-    noun = "groups"
-    total = 2
-    levels = (1, 2)
-    numbers_per_unit = 0
+    units = Units("groups", 2, (1, 2), "zeros")
     setting = ""
 
     def encode(self, weights, images):
@@ -40,16 +37,16 @@ def _data(count, seed):
 @pytest.fixture(scope="module")
 def evaluated():
     splits = {"train": stubs.batches(*_data(120, 1)), "validation": stubs.batches(*_data(81, 2))}
-    evaluator = LinearProbe(PixelLadder(), lambda split: splits[split](split))
-    return evaluator, evaluator.run({}, {}, {})
+    evaluator = LinearProbe(PixelCodec(), lambda split: splits[split](split))
+    return evaluator, evaluator.run({}, {})
 
 
 def test_the_unit_that_tells_the_class_tells_it(evaluated):
     _, results = evaluated
-    assert results["groups_2/probe_accuracy"] == results["probe_accuracy"] > 0.97
+    assert results["first_2/probe_accuracy"] == results["probe_accuracy"] > 0.97
     chance = np.mean(_data(81, 2)[1] == 7)
     assert results["chance_accuracy"] == pytest.approx(chance)
-    assert abs(results["groups_1/probe_accuracy"] - chance) < 0.15
+    assert abs(results["first_1/probe_accuracy"] - chance) < 0.15
     assert results["num_classes"] == 2
 
 
@@ -57,25 +54,24 @@ def test_one_split_is_fitted_on_its_even_images_and_scored_on_the_odd():
     # Even images have classes 0 and 1, odd ones 2 and 3: nothing can be right.
     labels = np.tile([0, 2, 1, 3], 5)
     probe = LinearProbe(
-        PixelLadder(), stubs.batches(stubs.images(20), labels), fit_split="validation"
+        PixelCodec(), stubs.batches(stubs.images(20), labels), fit_split="validation"
     )
-    results = probe.run({}, {}, {})
+    results = probe.run({}, {})
     assert results["probe_accuracy"] == results["chance_accuracy"] == 0
     assert "10 images" in probe.protocol["probe_accuracy"]
 
 
 def test_concepts_are_probed_one_prefix_after_the_other():
-    ladder = ladder_of(stubs.semanticist())
-    probe = LinearProbe(ladder, stubs.batches(stubs.images(6), np.arange(6) % 2))
-    params, variables = stubs.weights_of(ladder.model)
-    results = probe.run(params, variables, {})
-    encode = jax.jit(lambda params, x: ladder.model.apply({"params": params}, x, method="encode"))
-    concepts = np.asarray(encode(params, jnp.asarray(stubs.images(6))))
-    for k in ladder.levels:
+    codec = stubs.codec_of(stubs.semanticist())
+    probe = LinearProbe(codec, stubs.batches(stubs.images(6), np.arange(6) % 2))
+    weights = stubs.weights_of(codec.module)
+    results = probe.run(weights, {})
+    concepts = np.asarray(jax.jit(codec.encode)(weights, jnp.asarray(stubs.images(6))))
+    for k in codec.units.levels:
         x = concepts[:, :k].reshape(6, -1)
         x, labels = (x - x.mean(0)) / x.std(0), np.arange(6) % 2
         expected = LogisticRegression(max_iter=1000).fit(x, labels).score(x, labels)
-        assert results[f"concepts_{k}/probe_accuracy"] == pytest.approx(expected)
+        assert results[f"first_{k}/probe_accuracy"] == pytest.approx(expected)
 
 
 def test_protocol_and_section(evaluated):
@@ -88,12 +84,12 @@ def test_protocol_and_section(evaluated):
 
 
 def test_errors():
-    ladder, images = PixelLadder(), stubs.images(4)
+    codec, images = PixelCodec(), stubs.images(4)
     with pytest.raises(ValueError, match="at least 2 classes; the 4 images of the train split"):
-        LinearProbe(ladder, stubs.batches(images, np.zeros(4))).run({}, {}, {})
+        LinearProbe(codec, stubs.batches(images, np.zeros(4))).run({}, {})
     with pytest.raises(ValueError, match="unknown split 'test'; choose from"):
-        LinearProbe(ladder, stubs.batches(images), fit_split="test")
+        LinearProbe(codec, stubs.batches(images), fit_split="test")
     with pytest.raises(ValueError, match="keeps its code whole"):
-        LinearProbe(ladder_of(stubs.autoencoder()), stubs.batches(images))
+        LinearProbe(stubs.codec_of(stubs.autoencoder()), stubs.batches(images))
     with pytest.raises(ValueError, match="no images"):
-        LinearProbe(ladder, lambda split: []).run({}, {}, {})
+        LinearProbe(codec, lambda split: []).run({}, {})

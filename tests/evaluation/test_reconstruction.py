@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.evaluation import stubs
-from vqlab.evaluation import image_metrics, reconstruction
-from vqlab.evaluation.ladders import ladder_of
+from vqlab.evaluation import reconstruction
 from vqlab.evaluation.panels import Measured
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator, describe
+from vqlab.ops.pixels import mse_per_image
 
 GROUPS, SIZE = stubs.GROUPS, stubs.SIZE
 
@@ -32,14 +32,13 @@ def images():
 @pytest.fixture(scope="module")
 def evaluated(tokenizer, variables, images):
     evaluator = ReconstructionEvaluator(
-        ladder_of(tokenizer), stubs.batches(images), num_images_kept=3
+        stubs.codec_of(tokenizer), stubs.batches(images), num_images_kept=3
     )
-    return evaluator, evaluator.run(*variables, {})
+    return evaluator, evaluator.run(variables, {})
 
 
 def _reconstruct(tokenizer, variables, images, num_groups):
-    params, collections = variables
-    apply, images = {"params": params, **collections}, jnp.asarray(images)
+    apply, images = variables.variables, jnp.asarray(images)
     encode = jax.jit(functools.partial(tokenizer.apply, method="encode"))
     decode = functools.partial(tokenizer.apply, num_groups=num_groups, method="decode_indices")
     indices = encode(apply, images).indices
@@ -52,11 +51,11 @@ def test_every_number_of_groups_equals_decode_indices(tokenizer, variables, imag
     for k in (1, 2):
         expected, _ = _reconstruct(tokenizer, variables, images, k)
         np.testing.assert_allclose(evaluator.reconstructions[k - 1], expected[[0, 1, 3]], atol=1e-5)
-        mse = image_metrics.mse_per_image(jnp.asarray(images), jnp.asarray(expected))
+        mse = mse_per_image(jnp.asarray(images), jnp.asarray(expected))
         np.testing.assert_allclose(
-            results[f"groups_{k}/psnr"], -10 * np.log10(np.mean(mse)), rtol=1e-5
+            results[f"first_{k}/psnr"], -10 * np.log10(np.mean(mse)), rtol=1e-5
         )
-    assert results["psnr"] == results["groups_2/psnr"] != results["groups_1/psnr"]
+    assert results["psnr"] == results["first_2/psnr"] != results["first_1/psnr"]
     # Three of the five, evenly spread.
     np.testing.assert_array_equal(evaluator.originals, np.asarray(images)[[0, 1, 3]])
 
@@ -86,7 +85,7 @@ def test_every_number_has_its_protocol(evaluated):
     evaluator, results = evaluated
     assert evaluator.protocol.keys() == results.keys()
     assert "of the mean MSE" in describe("psnr") and "codewords" in describe("usage_g11")
-    assert describe("groups_1/psnr") == "as psnr, groups kept: first 1, the others zero"
+    assert describe("first_1/psnr") == "as psnr, groups kept: first 1, the others zero"
     assert describe("mean_colour/ssim").startswith("as ssim, of each image painted")
     assert all("\n" not in text and "{" not in text for text in evaluator.protocol.values())
 
@@ -97,8 +96,8 @@ def test_sharded_batches_give_the_same_numbers(tokenizer, variables, images, eva
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     batches = [jax.device_put(batch, sharding) for batch in stubs.batches(images)("validation")]
-    evaluator = ReconstructionEvaluator(ladder_of(tokenizer), lambda split: iter(batches))
-    results = evaluator.run(*variables, {})
+    evaluator = ReconstructionEvaluator(stubs.codec_of(tokenizer), lambda split: iter(batches))
+    results = evaluator.run(variables, {})
     timed = "images_per_second"
     for name in results.keys() - {timed}:
         assert results[name] == pytest.approx(evaluated[1][name], rel=1e-5)
@@ -110,19 +109,20 @@ def test_lpips_is_measured_when_its_weights_are_given(tokenizer, variables, imag
         return params["scale"] * jnp.abs(a - b).mean((1, 2, 3))
 
     monkeypatch.setattr(reconstruction, "lpips_distance", distance)
-    evaluator = ReconstructionEvaluator(ladder_of(tokenizer), stubs.batches(images[:2]), lpips=True)
-    results = evaluator.run(*variables, {"lpips": {"scale": jnp.float32(2.0)}})
+    codec, batches = stubs.codec_of(tokenizer), stubs.batches(images[:2])
+    evaluator = ReconstructionEvaluator(codec, batches, networks=["lpips"])
+    results = evaluator.run(variables, {"lpips": {"scale": jnp.float32(2.0)}})
     clipped = np.clip(evaluator.reconstructions, -1, 1)
     expected = 2 * np.abs(images[:2] - clipped).mean((1, 2, 3, 4))
-    assert results["groups_1/lpips"] == pytest.approx(expected[0], rel=1e-5)
+    assert results["first_1/lpips"] == pytest.approx(expected[0], rel=1e-5)
     assert results["lpips"] == pytest.approx(expected[1], rel=1e-5)
     with pytest.raises(ValueError, match="LPIPS.*weights were not given"):
-        evaluator.run(*variables, {})
+        evaluator.run(variables, {})
 
 
 def test_no_images_is_an_error(tokenizer, variables):
     with pytest.raises(ValueError, match="no images"):
-        ReconstructionEvaluator(ladder_of(tokenizer), lambda split: []).run(*variables, {})
+        ReconstructionEvaluator(stubs.codec_of(tokenizer), lambda split: []).run(variables, {})
 
 
 def test_the_mean_image_is_the_best_that_is_one_for_all(images, evaluated):
@@ -133,7 +133,7 @@ def test_the_mean_image_is_the_best_that_is_one_for_all(images, evaluated):
 
 def test_metrics_of_mgvq_keep_their_names(evaluated):
     quality = {"psnr", "psnr_mean", "ssim", "ssim_gaussian", "ssim_gaussian_valid"}
-    ways = ("groups_1", "groups_2", "mean_colour", "mean_image")
+    ways = ("first_1", "first_2", "mean_colour", "mean_image")
     per_group = {f"{x}_g{g}" for x in ("usage", "perplexity", "entropy") for g in range(GROUPS)}
     rates = {"bits_per_pixel", "entropy_bits_per_pixel", "images_per_second", "num_images"}
     by_way = {f"{way}/{name}" for way in ways for name in quality}
@@ -141,27 +141,27 @@ def test_metrics_of_mgvq_keep_their_names(evaluated):
 
 
 def test_concepts_are_measured_at_every_level():
-    ladder = ladder_of(stubs.semanticist(), num_steps=2)
-    evaluator = ReconstructionEvaluator(ladder, stubs.batches(stubs.images(3)))
-    weights = stubs.weights_of(ladder.model)
-    results = evaluator.run(*weights, {})
-    assert results["psnr"] == results["concepts_4/psnr"] != results["concepts_1/psnr"]
+    codec = stubs.codec_of(stubs.semanticist(), num_steps=2)
+    evaluator = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3)))
+    weights = stubs.weights_of(codec.module)
+    results = evaluator.run(weights, {})
+    assert results["psnr"] == results["first_4/psnr"] != results["first_1/psnr"]
     assert not any("usage" in name or "bits" in name for name in results)
     assert evaluator.reconstructions.shape == (3, 3, *stubs.images(1).shape[1:])
-    assert evaluator.protocol["concepts_2/ssim"] == (
-        "as ssim, concepts kept: first 2, the others null"
+    assert evaluator.protocol["first_2/ssim"] == (
+        "as ssim, concepts kept: first 2, the others nulls"
     )
     assert "with all concepts" in evaluator.protocol["images_per_second"]
     # The noise is a function of the seed alone.
-    again = ReconstructionEvaluator(ladder, stubs.batches(stubs.images(3))).run(*weights, {})
-    other = ReconstructionEvaluator(ladder, stubs.batches(stubs.images(3)), seed=1)
-    assert again["psnr"] == results["psnr"] != other.run(*weights, {})["psnr"]
+    again = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3))).run(weights, {})
+    other = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3)), seed=1)
+    assert again["psnr"] == results["psnr"] != other.run(weights, {})["psnr"]
 
 
 def test_an_autoencoder_is_measured_whole():
-    ladder = ladder_of(stubs.autoencoder())
-    evaluator = ReconstructionEvaluator(ladder, stubs.batches(stubs.images(3)))
-    results = evaluator.run(*stubs.weights_of(ladder.tokenizer), {})
+    codec = stubs.codec_of(stubs.autoencoder())
+    evaluator = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3)))
+    results = evaluator.run(stubs.weights_of(codec.module), {})
     assert {name.split("/")[0] for name in results if "/" in name} == {"mean_colour", "mean_image"}
     assert evaluator.reconstructions.shape[0] == 1
     assert evaluator.headings({"psnr": 20.0}) == ["original", "reconstruction\n20.00 dB"]
@@ -171,8 +171,8 @@ def test_an_autoencoder_is_measured_whole():
 
 
 def test_headings_carry_the_psnr_where_it_is_known(tokenizer):
-    evaluator = ReconstructionEvaluator(ladder_of(tokenizer), stubs.batches(stubs.images(2)))
-    results = {"groups_1/psnr": 18.25, "groups_2/psnr": 21.0}
+    evaluator = ReconstructionEvaluator(stubs.codec_of(tokenizer), stubs.batches(stubs.images(2)))
+    results = {"first_1/psnr": 18.25, "first_2/psnr": 21.0}
     assert evaluator.headings(results) == ["original", "1 group\n18.25 dB", "2 groups\n21.00 dB"]
     assert evaluator.headings({}) == ["original", "1 group", "2 groups"]
 
@@ -182,7 +182,7 @@ def test_sections_show_pictures_results_and_levels(evaluated):
     measured = Measured({f"photos/{name}": value for name, value in results.items()}, {})
     pictures, table, levels = evaluator.sections("photos", measured)
     assert pictures.body.count("<img") == 3 * 3
-    assert "<td>psnr</td>" in table.body and "groups_1" not in table.body
+    assert "<td>psnr</td>" in table.body and "first_1" not in table.body
     assert table.body.count("<img") == 1  # usage of the codebooks
     assert levels.heading == "By number of groups"
     assert all(f"<td>{label}</td>" in levels.body for label in ("first 1", "mean image"))

@@ -28,7 +28,7 @@ def _metrics(workdir, *lines):
 
 
 def test_page_holds_everything_and_needs_nothing(tmp_path):
-    names = ("train/loss/tokenizer", "train/usage_g0", "eval/reconstruction/groups_1/psnr")
+    names = ("train/loss/tokenizer", "train/usage_g0", "eval/reconstruction/first_1/psnr")
     _metrics(tmp_path, *({"step": s} | dict.fromkeys(names, 1 / s) for s in (1, 2, 3)))
     originals = np.random.default_rng(0).uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32)
     pictures = panels.picture_section(originals, np.stack([originals / 2, originals * 2]), "abc")
@@ -67,13 +67,13 @@ def drawn(monkeypatch):
 @pytest.mark.parametrize(
     "evaluators, labels",
     [
-        ([""], ["groups_2", "groups_10"]),
-        (["photos/"], ["groups_2", "groups_10"]),
-        (["a/", "b/"], ["a/groups_2", "a/groups_10", "b/groups_2", "b/groups_10"]),
+        ([""], ["first_2", "first_10"]),
+        (["photos/"], ["first_2", "first_10"]),
+        (["a/", "b/"], ["a/first_2", "a/first_10", "b/first_2", "b/first_10"]),
     ],
 )
 def test_curves_are_labelled_in_order_of_groups(tmp_path, drawn, evaluators, labels):
-    names = [f"eval/{evaluator}groups_{k}/psnr" for evaluator in evaluators for k in (10, 2)]
+    names = [f"eval/{evaluator}first_{k}/psnr" for evaluator in evaluators for k in (10, 2)]
     _metrics(tmp_path, {"step": 1} | dict.fromkeys(names, 20.0))
     _write(tmp_path)
     assert drawn == [(labels, False)]
@@ -82,13 +82,13 @@ def test_curves_are_labelled_in_order_of_groups(tmp_path, drawn, evaluators, lab
 def test_curves_of_a_diffusion_run(tmp_path, drawn):
     names = ("loss/tokenizer", "mse", "vb", "repa", "grad_norm/tokenizer")
     line = {f"train/{name}": 0.5 for name in names} | {"train/repa": -0.5}
-    line |= {f"eval/explained_variance/concepts_{k}/share": 0.1 for k in (1, 16)}
+    line |= {f"eval/explained_variance/first_{k}/share": 0.1 for k in (1, 16)}
     _metrics(tmp_path, {"step": 1} | line)
     _write(tmp_path)
     assert drawn == [
         (["loss/tokenizer", "mse", "vb"], True),
         (["repa"], False),
-        (["concepts_1", "concepts_16"], False),
+        (["first_1", "first_16"], False),
         (["tokenizer"], True),
     ]
 

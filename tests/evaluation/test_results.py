@@ -10,40 +10,34 @@ from tests.evaluation import stubs
 from vqlab import results
 from vqlab.evaluation import panels
 from vqlab.evaluation.evaluators import EVALUATORS
-from vqlab.evaluation.ladders import ladder_of
 
-MODELS = {
-    "semanticist": stubs.semanticist_node(),
-    "mgvq": {"name": "tokenizer", "quantizer": {"num_groups": 2, "codebook_size": 8}},
-    "autoencoder": {"name": "tokenizer", "quantizer": {"latent_channels": 4}},
+CODECS = {
+    "semanticist": stubs.codec_of(stubs.semanticist(), num_steps=2, guidance_scale=2.0),
+    "mgvq": stubs.codec_of(stubs.grouped_tokenizer()),
+    "autoencoder": stubs.codec_of(stubs.autoencoder()),
 }
-
-
-def _config(model):
-    config = ml_collections.ConfigDict({"image_size": stubs.SIDE, "data": {"name": "photos"}})
-    config.model = MODELS[model]
-    config.sampling = {"num_steps": 2, "guidance_scale": 2.0}
-    return config
+CONFIG = ml_collections.ConfigDict({"image_size": stubs.SIDE, "data": {"name": "photos"}})
 
 
 def _write(workdir, evaluators, values, model="mgvq", **changes):
     arguments = dict(step=7, parameters=1234567, load_path="somewhere") | changes
-    page = results.write_results(workdir, _config(model), evaluators, values, **arguments)
+    card = CODECS[model].card()
+    page = results.write_results(workdir, CONFIG, card, evaluators, values, **arguments)
     return page.read_text()
 
 
 @pytest.fixture(scope="module")
 def evaluated():
     """All evaluators of a Semanticist by name, and their numbers as in a run."""
-    ladder = ladder_of(stubs.semanticist(), num_steps=2, guidance_scale=2.0)
+    codec = CODECS["semanticist"]
     make_batches = stubs.batches(stubs.images(4), [0, 1, 0, 1])
     # In the order of a ConfigDict, which is that of the alphabet.
-    evaluators = {name: EVALUATORS[name](ladder, make_batches) for name in sorted(EVALUATORS)}
-    weights = stubs.weights_of(ladder.model)
+    evaluators = {name: EVALUATORS[name](codec, make_batches) for name in sorted(EVALUATORS)}
+    weights = stubs.weights_of(codec.module)
     values = {
         f"{name}/{metric}": value
         for name, evaluator in evaluators.items()
-        for metric, value in evaluator.run(*weights, {}).items()
+        for metric, value in evaluator.run(weights, {}).items()
     }
     return evaluators, values
 
@@ -72,7 +66,7 @@ def test_one_page_shows_every_analysis_of_semanticist(tmp_path, evaluated):
 
 def test_numbers_are_saved_with_their_protocol_and_read_back(tmp_path, evaluated):
     evaluators, values = evaluated
-    values = values | {"explained_variance/concepts_1/share": math.nan}
+    values = values | {"explained_variance/first_1/share": math.nan}
     _write(tmp_path, evaluators, values, model="semanticist")
     saved = json.loads((tmp_path / results.EVALUATION_FILE).read_text(), parse_constant=pytest.fail)
     assert saved["step"] == 7 and saved["results"].keys() == values.keys()
@@ -84,12 +78,12 @@ def test_numbers_are_saved_with_their_protocol_and_read_back(tmp_path, evaluated
 
 
 def test_the_gaussian_ssim_of_an_old_run_is_read_as_what_it_was(tmp_path):
-    names = ("r/psnr", "r/ssim_gaussian", "r/groups_1/ssim_gaussian")
-    for names_now in (names, (*names, "r/ssim_gaussian_valid", "r/groups_1/ssim_gaussian_valid")):
+    names = ("r/psnr", "r/ssim_gaussian", "r/first_1/ssim_gaussian")
+    for names_now in (names, (*names, "r/ssim_gaussian_valid", "r/first_1/ssim_gaussian_valid")):
         saved = {name: {"value": 0.5, "protocol": ""} for name in names_now}
         (tmp_path / results.EVALUATION_FILE).write_text(json.dumps({"step": 1, "results": saved}))
         read = results.read_results(tmp_path)
-        assert "r/ssim_gaussian_valid" in read and "r/groups_1/ssim_gaussian_valid" in read
+        assert "r/ssim_gaussian_valid" in read and "r/first_1/ssim_gaussian_valid" in read
         assert ("r/ssim_gaussian" in read) == (names_now is not names)
 
 
@@ -117,7 +111,7 @@ def test_the_page_of_each_method_says_how_to_use_it(tmp_path):
     page = _write(tmp_path, {"x": Simple()}, {"x/psnr": 20.0})
     assert "<h1>MGVQ:" in page and "2 x 8" in page and "num_groups=2" in page
     page = _write(tmp_path, {"x": Simple()}, {"x/psnr": 20.0}, "autoencoder")
-    assert "<h1>Autoencoder:" in page and "autoencoder.decode(latents)" in page
+    assert "<h1>Autoencoder:" in page and "tokenizer.decode(latents)" in page
 
 
 def test_two_evaluators_of_a_kind_are_told_apart(tmp_path):
@@ -129,6 +123,6 @@ def test_two_evaluators_of_a_kind_are_told_apart(tmp_path):
 
 def test_without_evaluators_nothing_is_written(tmp_path):
     page = results.write_results(
-        tmp_path, _config("mgvq"), {}, {}, step=1, parameters=1, load_path=""
+        tmp_path, CONFIG, CODECS["mgvq"].card(), {}, {}, step=1, parameters=1, load_path=""
     )
     assert page is None and not list(tmp_path.iterdir())

@@ -6,19 +6,16 @@ import pytest
 
 from tests.evaluation import stubs
 from vqlab.evaluation import spectra
-from vqlab.evaluation.ladders import ladder_of
 from vqlab.evaluation.panels import Measured
 from vqlab.evaluation.spectrum import PowerSpectrum
+from vqlab.models.codec import Units
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastLadder:
+class ContrastCodec:
     """Of `total` units, k give the image with k / total of its contrast."""
 
-    noun = "concepts"
-    total = 4
-    levels = (1, 2, 4)
-    numbers_per_unit = 0
+    units = Units("concepts", 4, (1, 2, 4), "nulls")
     setting = ""
 
     def encode(self, weights, images):
@@ -30,16 +27,16 @@ class ContrastLadder:
 
 @pytest.fixture(scope="module")
 def evaluated():
-    evaluator = PowerSpectrum(ContrastLadder(), stubs.batches(stubs.images(5)))
-    return evaluator, evaluator.run({}, {}, {})
+    evaluator = PowerSpectrum(ContrastCodec(), stubs.batches(stubs.images(5)))
+    return evaluator, evaluator.run({}, {})
 
 
 def test_distances_by_hand(evaluated):
     """Half the contrast is a quarter of the power at every frequency."""
     _, results = evaluated
-    assert results["concepts_1/spectrum_distance"] == pytest.approx(np.log10(16), rel=1e-4)
-    assert results["concepts_2/spectrum_distance"] == pytest.approx(np.log10(4), rel=1e-4)
-    assert results["concepts_4/spectrum_distance"] == results["spectrum_distance"]
+    assert results["first_1/spectrum_distance"] == pytest.approx(np.log10(16), rel=1e-4)
+    assert results["first_2/spectrum_distance"] == pytest.approx(np.log10(4), rel=1e-4)
+    assert results["first_4/spectrum_distance"] == results["spectrum_distance"]
     assert results["spectrum_distance"] == pytest.approx(0, abs=1e-6)
     mean = (np.log10(16) + np.log10(4)) / 3
     assert results["semantic_spectrum_coupling"] == pytest.approx(mean, rel=1e-4)
@@ -63,9 +60,9 @@ def test_protocol_and_section(evaluated):
 
 
 def test_an_autoencoder_has_one_spectrum():
-    ladder = ladder_of(stubs.autoencoder())
-    evaluator = PowerSpectrum(ladder, stubs.batches(stubs.images(3)))
-    results = evaluator.run(*stubs.weights_of(ladder.tokenizer), {})
+    codec = stubs.codec_of(stubs.autoencoder())
+    evaluator = PowerSpectrum(codec, stubs.batches(stubs.images(3)))
+    results = evaluator.run(stubs.weights_of(codec.module), {})
     assert results.keys() == {"spectrum_distance"} and results["spectrum_distance"] > 0
     (section,) = evaluator.sections("s", Measured({"s/spectrum_distance": 1.0}, {}))
     assert section.body.count("<img") == 1
@@ -73,4 +70,4 @@ def test_an_autoencoder_has_one_spectrum():
 
 def test_no_images_is_an_error():
     with pytest.raises(ValueError, match="no images"):
-        PowerSpectrum(ContrastLadder(), lambda split: []).run({}, {}, {})
+        PowerSpectrum(ContrastCodec(), lambda split: []).run({}, {})

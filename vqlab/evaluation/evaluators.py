@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
+from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.explained_variance import ExplainedVariance
-from vqlab.evaluation.needs import Needs, Unmeasurable
-from vqlab.evaluation.panels import Measured, Section
+from vqlab.evaluation.needs import Unmeasurable
 from vqlab.evaluation.pca import PCABaseline
 from vqlab.evaluation.probe import LinearProbe
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
 from vqlab.evaluation.spectrum import PowerSpectrum
+from vqlab.models.codec import Weights
 
 log = logging.getLogger("vqlab")
 
 
 class EvaluationError(RuntimeError):
     """An evaluation failed; the message names it and says why, in one line."""
-
-
-class Evaluator(Protocol):
-    """Built as `EVALUATORS[name](ladder, make_batches, **arguments)`; see `batches.MakeBatches`.
-
-    Attributes:
-      needs: what it needs of the images, known before anything is read.
-      protocol: {metric: how it was measured, in one line}, of the last `run`.
-    """
-
-    needs: Needs
-    protocol: dict[str, str]
-
-    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
-        """{metric: value} of a tokenizer with these weights.
-
-        Metrics with the first k units kept are named NOUN_k/METRIC.
-
-        Raises:
-          Unmeasurable: the images that can be read do not allow it, on all processes alike.
-          ValueError: what else is wrong with the data.
-        """
-
-    def sections(self, name: str, measured: Measured) -> list[Section]:
-        """What the report shows of it, where `name` is its name in `measured`."""
 
 
 EVALUATORS = {
@@ -58,9 +34,9 @@ EVALUATORS = {
 
 
 def run_evaluators(
-    evaluators: Mapping[str, Evaluator], params: Any, variables: Any, frozen: Mapping[str, Any]
+    evaluators: Mapping[str, Evaluator], weights: Weights, frozen: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The metrics of all evaluators for one tokenizer's weights, as `EVALUATOR/METRIC`.
+    """The metrics of all evaluators for one codec's weights, as `EVALUATOR/METRIC`.
 
     What the data do not allow to measure is left out, with one line.
 
@@ -70,7 +46,7 @@ def run_evaluators(
     results = {}
     for name, evaluator in evaluators.items():
         try:
-            measured = evaluator.run(params, variables, frozen)
+            measured = evaluator.run(weights, frozen)
         except Unmeasurable as error:
             evaluator.protocol = {}
             log_left_out(name, error)

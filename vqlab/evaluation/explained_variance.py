@@ -11,9 +11,11 @@ import numpy as np
 
 from vqlab.evaluation import panels
 from vqlab.evaluation.batches import MakeBatches, read, to_host
-from vqlab.evaluation.ladders import Ladder, Weights
+from vqlab.evaluation.evaluator import Evaluator
+from vqlab.evaluation.names import first
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section
+from vqlab.models.codec import Codec, Weights
 
 SHARE = "(L(0) - L(n)) / (L(0) - L(all)), of the mean loss L(n) with the first n {noun}"
 LOSS = (
@@ -22,7 +24,7 @@ LOSS = (
 )
 
 
-class ExplainedVariance:
+class ExplainedVariance(Evaluator):
     """The share of the loss's reduction that the first n units reach.
 
     Semanticist, section 5.3: the upper end is the loss given nothing, the lower end the loss given
@@ -34,7 +36,7 @@ class ExplainedVariance:
     never is.
 
     Args:
-      ladder: of the tokenizer.
+      codec: of the tokenizer.
       make_batches: gives the batches of a split; "validation" is read.
       repeats: draws of time and noise for each image; more make the curve less noisy. One is
         enough for a decoder without noise.
@@ -42,34 +44,33 @@ class ExplainedVariance:
     """
 
     def __init__(
-        self, ladder: Ladder, make_batches: MakeBatches, *, repeats: int = 1, seed: int = 0
+        self, codec: Codec, make_batches: MakeBatches, *, repeats: int = 1, seed: int = 0
     ):
-        if not ladder.levels:
+        if not codec.units.levels:
             raise ValueError(
                 "explained variance needs a tokenizer with groups or concepts to count; this one "
                 "keeps its code whole"
             )
         if repeats < 1:
             raise ValueError(f"repeats={repeats} must be at least 1")
-        self._ladder = ladder
+        self._codec = codec
         self._make_batches = make_batches
         self._repeats = repeats
         self._key = jax.random.key(seed)
-        self._nums_kept = (0, *ladder.levels)
+        self._nums_kept = (0, *codec.units.levels)
         self.needs = Needs({"validation": 1})
         self.protocol: dict[str, str] = {}
-        self._encode = jax.jit(ladder.encode)
+        self._encode = jax.jit(codec.encode)
         self._sum = jax.jit(self._sum_losses)
 
-    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
-        """`loss` with everything; `share` and `loss` under `groups_0/` or `concepts_0/` ....
+    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """`loss` with everything; `share` and `loss` under `first_0/`, ....
 
         A share is NaN where everything explains no more than nothing does.
 
         Raises:
           ValueError: there are no images.
         """
-        weights: Weights = {"params": params, **variables}, frozen
         total, count = np.zeros(len(self._nums_kept)), 0
         for number, batch in read(self._make_batches, "validation"):
             images, mask = batch["images"], batch["mask"]
@@ -83,20 +84,20 @@ class ExplainedVariance:
         shares = explained_shares(losses)
         results = {"loss": float(losses[-1])}
         for n, share, loss in zip(self._nums_kept, shares, losses, strict=True):
-            results[f"{self._ladder.noun}_{n}/share"] = float(share)
-            results[f"{self._ladder.noun}_{n}/loss"] = float(loss)
+            results[first(n, "share")] = float(share)
+            results[first(n, "loss")] = float(loss)
         self.protocol = {name: self._describe(name) for name in results}
         return results
 
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """Share and loss over the number kept."""
         own = measured.own(name)
-        noun = self._ladder.noun
+        noun = self._codec.units.noun
         plots = [
             panels.level_plot(
                 name,
                 measured,
-                self._ladder,
+                self._codec.units,
                 "share",
                 title=f"Explained variance by number of {noun}",
                 ylabel="share",
@@ -105,7 +106,7 @@ class ExplainedVariance:
             panels.level_plot(
                 name,
                 measured,
-                self._ladder,
+                self._codec.units,
                 "loss",
                 title=f"Loss by number of {noun}",
                 ylabel="loss",
@@ -128,11 +129,11 @@ class ExplainedVariance:
 
     def _describe(self, name: str) -> str:
         if name.endswith("share"):
-            return SHARE.format(noun=self._ladder.noun)
+            return SHARE.format(noun=self._codec.units.noun)
         return LOSS.format(repeats=self._repeats)
 
     def _sum_losses(self, weights, images, code, mask, key):
-        losses = self._ladder.losses(weights, images, code, jnp.asarray(self._nums_kept), key)
+        losses = self._codec.losses(weights, images, code, jnp.asarray(self._nums_kept), key)
         return jnp.sum(jnp.where(mask, losses, 0), axis=-1)
 
 

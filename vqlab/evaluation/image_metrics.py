@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from vqlab.ops.pixels import mse_per_image, to_unit
+
 UNIFORM_WINDOW = 7  # skimage's default, MGVQ's protocol
 GAUSSIAN_WINDOW = 11  # Wang et al. 2004, torchmetrics' default with its sigma of 1.5
 
@@ -65,6 +67,7 @@ class PSNR:
         mask: Bool[Array, " B"] | None = None,
     ) -> PSNR:
         """With a batch of pairs."""
+        _check_pair(images, reconstruction, window=1)
         mse = mse_per_image(images, reconstruction)
         return PSNR(mse=self.mse.add(mse, mask), psnr=self.psnr.add(_to_decibel(mse), mask))
 
@@ -85,12 +88,14 @@ class CodebookUsage:
         return cls(counts=jnp.zeros((num_groups, codebook_size), jnp.int32))
 
     def add(
-        self, indices: Int[Array, "B h w G"], mask: Bool[Array, " B"] | None = None
+        self, indices: Int[Array, "B *dims G"], mask: Bool[Array, " B"] | None = None
     ) -> CodebookUsage:
         """With the indices of a batch."""
         batch, *_, num_groups = indices.shape
         weights = jnp.ones(batch, jnp.int32) if mask is None else mask.astype(jnp.int32)
-        weights = jnp.broadcast_to(weights[:, None, None, None], indices.shape)
+        weights = jnp.broadcast_to(
+            weights.reshape(batch, *[1] * (indices.ndim - 1)), indices.shape
+        )
         groups = jnp.broadcast_to(jnp.arange(num_groups), indices.shape)
         return CodebookUsage(counts=self.counts.at[groups, indices].add(weights))
 
@@ -116,15 +121,7 @@ def to_uint8(images: Float[Array, "*dims"]) -> UInt8[Array, "*dims"]:
 
     The slack undoes float32's own rounding: pixels that came from uint8 return unchanged.
     """
-    return jnp.floor(_to_unit(images) * 255.0 + FLOOR_SLACK).astype(jnp.uint8)
-
-
-def mse_per_image(
-    images: Float[Array, "B H W 3"], reconstruction: Float[Array, "_B _H _W 3"]
-) -> Float[Array, " B"]:
-    """Mean squared error of each pair, on clipped floats in [0, 1]."""
-    _check_pair(images, reconstruction, window=1)
-    return jnp.mean(jnp.square(_to_unit(images) - _to_unit(reconstruction)), axis=(1, 2, 3))
+    return jnp.floor(to_unit(images) * 255.0 + FLOOR_SLACK).astype(jnp.uint8)
 
 
 def ssim_uniform(
@@ -175,7 +172,7 @@ def ssim_gaussian(
     _check_pair(images, reconstruction, GAUSSIAN_WINDOW)
     border = GAUSSIAN_WINDOW // 2
     around = ((0, 0), (border, border), (border, border), (0, 0))
-    x, y = (jnp.pad(_to_unit(z), around, mode="reflect") for z in (images, reconstruction))
+    x, y = (jnp.pad(to_unit(z), around, mode="reflect") for z in (images, reconstruction))
     everywhere = dm_pix.ssim(x, y, filter_size=GAUSSIAN_WINDOW, return_map=True)  # [B, H, W, 3]
     inside = everywhere[:, border:-border, border:-border]
     return {
@@ -188,15 +185,6 @@ def mean_colour(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """Each image painted in its own mean colour: what three numbers an image can do."""
     images = jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
     return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
-
-
-def bits_per_pixel(num_groups: int, codebook_size: int, stride: int) -> float:
-    """Bits of fixed-length indices over pixels: G log2(K) / stride**2; K is per group."""
-    return num_groups * float(jnp.log2(codebook_size)) / stride**2
-
-
-def _to_unit(images: Array) -> Array:
-    return (jnp.clip(images.astype(jnp.float32), -1.0, 1.0) + 1.0) / 2.0
 
 
 def _to_decibel(mse: Array) -> Array:

@@ -13,10 +13,8 @@ import numpy as np
 
 from vqlab.evaluation import figures
 from vqlab.evaluation.figures import Curve
-from vqlab.evaluation.ladders import Ladder
-
-BASELINES = ("mean_colour", "mean_image")
-_BY_LEVEL = re.compile(r"((?:groups|concepts|components)_\d+|mean_colour|mean_image)/")
+from vqlab.evaluation.names import BASELINES, COMPONENTS, FIRST, parse, parse_own
+from vqlab.models.codec import Units
 
 
 class Section(NamedTuple):
@@ -45,29 +43,29 @@ class Measured(NamedTuple):
         }
 
 
-def level_curve(results: Mapping[str, float], metric: str, *, of: str = r"[^/]+") -> Curve:
-    """(numbers kept, values) of the metrics EVALUATOR/NOUN_k/`metric`, growing in k.
+def level_curve(results: Mapping[str, float], metric: str, *, of: str) -> Curve:
+    """(numbers kept, values) of the evaluator `of` with the first k units, growing in k.
 
-    `of` is a regular expression for EVALUATOR. The noun is groups or concepts, so that a curve of
-    one method can stand beside the other's. Not finite values are left out.
+    Whatever the units are, so that a curve of one method can stand beside the other's. Values that
+    are not finite are left out.
     """
-    return _curve(results, rf"{of}/(?:groups|concepts)_(\d+)/{metric}")
+    return _curve(results, FIRST, metric, of)
 
 
-def component_curves(results: Mapping[str, float], metric: str, ladder: Ladder) -> dict[str, Curve]:
+def component_curves(results: Mapping[str, float], metric: str, units: Units) -> dict[str, Curve]:
     """Curves of the PCA baseline by label, none where it was not measured.
 
     k components stand at k. Where a unit has D numbers, k D components stand at k as well: as many
     numbers as in k concepts.
     """
-    ks, values = _curve(results, rf"[^/]+/components_(\d+)/{metric}")
-    numbers = ladder.numbers_per_unit
+    ks, values = _curve(results, COMPONENTS, metric)
+    numbers = units.numbers
     curves = {"PCA, 1 number each" if numbers > 1 else "PCA": (ks, values)}
     if numbers > 1:
         whole = ks % numbers == 0
         curves[f"PCA, {numbers} numbers each"] = (ks[whole] // numbers, values[whole])
     limited = {
-        name: (x[x <= ladder.total], y[x <= ladder.total]) for name, (x, y) in curves.items()
+        name: (x[x <= units.total], y[x <= units.total]) for name, (x, y) in curves.items()
     }
     return {name: curve for name, curve in limited.items() if len(curve[0])}
 
@@ -75,7 +73,7 @@ def component_curves(results: Mapping[str, float], metric: str, ladder: Ladder) 
 def level_plot(
     name: str,
     measured: Measured,
-    ladder: Ladder,
+    units: Units,
     metric: str,
     *,
     title: str,
@@ -88,22 +86,21 @@ def level_plot(
     Args:
       name: of the evaluator whose metric it is.
       measured: this run's numbers are a solid line, other runs' dashed.
-      ladder: says what is counted.
+      units: what is counted.
       metric: last part of the metric's name.
       title, ylabel: of the figure and its axis.
       component_metric: of the PCA baseline, drawn dotted.
       baselines: metrics of the evaluator drawn as level lines; their last part is no label.
     """
-    of = re.escape(name)
-    curve = level_curve(measured.results, metric, of=of)
+    curve = level_curve(measured.results, metric, of=name)
     if not len(curve[0]):
         return ""
     others = {
-        label: level_curve(results, metric, of=of) for label, results in measured.comparison.items()
+        label: level_curve(other, metric, of=name) for label, other in measured.comparison.items()
     }
     components = {}
     if component_metric:
-        components = component_curves(measured.results, component_metric, ladder)
+        components = component_curves(measured.results, component_metric, units)
     own = measured.own(name)
     png = figures.levels_png(
         {"this run": curve},
@@ -114,22 +111,22 @@ def level_plot(
             for baseline in baselines
             if math.isfinite(own.get(baseline, math.nan))
         },
-        xlabel=f"{ladder.noun} kept",
+        xlabel=f"{units.noun} kept",
         ylabel=ylabel,
     )
     return figure(png, title)
 
 
-def quality_plots(name: str, measured: Measured, ladder: Ladder) -> str:
+def quality_plots(name: str, measured: Measured, units: Units) -> str:
     """PSNR, SSIM and, where it was measured, LPIPS over the number kept, with baselines."""
     shown = {"psnr": ("PSNR", "dB"), "ssim": ("SSIM (7x7, uint8)", "SSIM"), "lpips": ("LPIPS",) * 2}
     return row(
         level_plot(
             name,
             measured,
-            ladder,
+            units,
             metric,
-            title=f"{title} by number of {ladder.noun}",
+            title=f"{title} by number of {units.noun}",
             ylabel=ylabel,
             component_metric=metric,
             baselines=[f"{baseline}/{metric}" for baseline in BASELINES],
@@ -162,7 +159,7 @@ def results_table(results: Mapping[str, float], protocol: Mapping[str, str]) -> 
         f'<tr><td>{escape(name)}</td><td class="number">{format_value(value)}</td>'
         f'<td class="protocol">{escape(protocol.get(name, ""))}</td></tr>\n'
         for name, value in results.items()
-        if not _BY_LEVEL.match(name)
+        if not parse_own(name).way
     )
     head = "<tr><th>metric</th><th>value</th><th>how it was measured</th></tr>"
     return f"<table>{head}\n{rows}</table>" if rows else ""
@@ -172,7 +169,7 @@ def level_table(results: Mapping[str, float], noun: str) -> str:
     """One row a level or baseline, one column a metric; measured as in the table of results."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in results.items():
-        if _BY_LEVEL.match(name):
+        if parse_own(name).way:
             way, metric = name.split("/", 1)
             rows.setdefault(way, {})[metric] = value
     if not rows:
@@ -181,7 +178,7 @@ def level_table(results: Mapping[str, float], noun: str) -> str:
     head = "".join(f"<th>{escape(metric)}</th>" for metric in metrics)
     body = ""
     for way, values in rows.items():
-        label = re.sub(r"^[a-z]+_(?=\d)", "first ", way).replace("_", " ")
+        label = way.replace(COMPONENTS, FIRST).replace("_", " ")
         cells = (format_value(values[m]) if m in values else "" for m in metrics)
         body += f"<tr><td>{escape(label)}</td>"
         body += "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>\n"
@@ -228,7 +225,13 @@ def format_value(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _curve(results: Mapping[str, float], pattern: str) -> Curve:
-    matches = ((re.fullmatch(pattern, name), value) for name, value in results.items())
-    pairs = sorted((int(m[1]), value) for m, value in matches if m and math.isfinite(value))
+def _curve(results: Mapping[str, float], way: str, metric: str, of: str = "") -> Curve:
+    named = ((parse(name), value) for name, value in results.items())
+    pairs = sorted(
+        (name.kept, value)
+        for name, value in named
+        if (name.way, name.metric) == (way, metric)
+        and of in ("", name.evaluator)
+        and math.isfinite(value)
+    )
     return np.array([k for k, _ in pairs], int), np.array([value for _, value in pairs])

@@ -14,10 +14,12 @@ from sklearn.decomposition import PCA
 
 from vqlab.evaluation import panels
 from vqlab.evaluation.batches import MakeBatches, check_split, read, to_host
+from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.image_metrics import PSNR
-from vqlab.evaluation.ladders import Ladder
+from vqlab.evaluation.names import components, parse_own
 from vqlab.evaluation.needs import Needs, Unmeasurable
 from vqlab.evaluation.panels import Measured, Section
+from vqlab.models.codec import Codec, Weights
 
 VARIANCE = "1 - squared error / squared distance from the mean, pixels not clipped; {fit}"
 QUALITY = "dB, of the mean MSE over all images; floats in [0, 1], clipped; {fit}"
@@ -25,12 +27,12 @@ QUALITY = "dB, of the mean MSE over all images; floats in [0, 1], clipped; {fit}
 MIN_FITTED = 2  # images about their mean have one component less
 
 
-class PCABaseline:
+class PCABaseline(Evaluator):
     """Reconstructs images from their first k principal components, k = 1, 2, 4, ... and those that
-    hold as many numbers as the ladder's levels.
+    hold as many numbers as the code's levels.
 
     Args:
-      ladder: says which numbers of components to compare with; its model is not run.
+      codec: says which numbers of components to compare with; its model is not run.
       make_batches: gives the batches of a split. Those of `fit_split` are held in memory twice.
       fit_split: whose images the components are fitted to. What is measured is always "validation".
       max_components: at most so many; also bounded by the images that they are fitted to.
@@ -39,7 +41,7 @@ class PCABaseline:
 
     def __init__(
         self,
-        ladder: Ladder,
+        codec: Codec,
         make_batches: MakeBatches,
         *,
         fit_split: str = "train",
@@ -49,7 +51,7 @@ class PCABaseline:
         check_split(fit_split)
         if max_components < 1:
             raise ValueError(f"max_components={max_components} must be at least 1")
-        self._ladder = ladder
+        self._codec = codec
         self._make_batches = make_batches
         self._fit_split = fit_split
         self._max_components = max_components
@@ -59,7 +61,7 @@ class PCABaseline:
         self.protocol: dict[str, str] = {}
         self._add = jax.jit(Fit.add)
 
-    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """`psnr` and `explained_variance` under `components_1/`, `components_2/`, ....
 
         The weights are not used: this is what any tokenizer has to beat, and measured once.
@@ -68,35 +70,35 @@ class PCABaseline:
           Unmeasurable: there are too few images to fit one component.
           ValueError: there are no images.
         """
-        del params, variables, frozen
+        del weights, frozen
         if not self._results:
             self._results = self._measure()
         return dict(self._results)
 
     def _measure(self) -> dict[str, float]:
         images = self._images()
-        mean, components = fit_components(images, self._max_components, self._seed)
+        mean, basis = fit_components(images, self._max_components, self._seed)
         num_fitted, shape = len(images), images.shape[1:]
         del images
-        ks = self._numbers(len(components))
+        ks = self._numbers(len(basis))
         fits = {k: Fit.empty() for k in ks}
-        basis = jnp.asarray(mean.reshape(shape)), jnp.asarray(components.reshape(-1, *shape))
+        fitted = jnp.asarray(mean.reshape(shape)), jnp.asarray(basis.reshape(-1, *shape))
         for _, batch in read(self._make_batches, "validation"):
             for k in ks:
-                fits[k] = self._add(fits[k], *basis, k, batch["images"], batch["mask"])
+                fits[k] = self._add(fits[k], *fitted, k, batch["images"], batch["mask"])
         results = {}
         for k, fit in fits.items():
             for name, value in fit.compute().items():
-                results[f"components_{k}/{name}"] = float(to_host(value))
+                results[components(k, name)] = float(to_host(value))
         how = f"components of {num_fitted} {self._fit_split} images"
         texts = {"psnr": QUALITY.format(fit=how), "explained_variance": VARIANCE.format(fit=how)}
-        self.protocol = {name: texts[name.split("/")[1]] for name in results}
+        self.protocol = {name: texts[parse_own(name).metric] for name in results}
         return results
 
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """The table; the curves stand in the other evaluators' plots."""
         # All levels of a metric are measured in one way.
-        texts = {metric.split("/")[1]: text for metric, text in self.protocol.items()}
+        texts = {parse_own(metric).metric: text for metric, text in self.protocol.items()}
         text = "".join(f"<p>{metric}: {escape(text)}.</p>" for metric, text in texts.items())
         table = panels.level_table(measured.own(name), "components of pixels")
         return [Section("Principal components", text + table)]
@@ -104,8 +106,8 @@ class PCABaseline:
     def _numbers(self, limit: int) -> list[int]:
         """Numbers of components up to `limit`."""
         powers = {2**i for i in range(limit.bit_length())}
-        levels = set(self._ladder.levels)
-        numbers = {k * self._ladder.numbers_per_unit for k in levels}
+        levels = set(self._codec.units.levels)
+        numbers = {k * self._codec.units.numbers for k in levels}
         return sorted(k for k in powers | levels | numbers | {limit} if 0 < k <= limit)
 
     def _images(self) -> np.ndarray:

@@ -13,9 +13,11 @@ from sklearn.preprocessing import StandardScaler
 
 from vqlab.evaluation import panels
 from vqlab.evaluation.batches import MakeBatches, check_split, read, to_host
-from vqlab.evaluation.ladders import Ladder, Weights
+from vqlab.evaluation.evaluator import Evaluator
+from vqlab.evaluation.names import first
 from vqlab.evaluation.needs import Needs, Unmeasurable
 from vqlab.evaluation.panels import Measured, Section
+from vqlab.models.codec import Codec, Weights
 
 ACCURACY = (
     "top-1 share of {scored} images; logistic regression (L2, C=1) on standardised features of "
@@ -25,7 +27,7 @@ CHANCE = "the same of always naming the most frequent class of the fitted images
 MAX_ITERATIONS = 1000
 
 
-class LinearProbe:
+class LinearProbe(Evaluator):
     """Accuracy of a logistic regression on the first k units, side by side.
 
     Semanticist, section 5.3 and appendix C.3, which leave estimator and regularisation open. A
@@ -33,20 +35,20 @@ class LinearProbe:
     positions.
 
     Args:
-      ladder: of the tokenizer.
+      codec: of the tokenizer.
       make_batches: gives labelled batches of a split. All features are held in memory.
       fit_split: "train", or "validation" to fit on its even images and score on the odd ones. What
         is scored is always "validation".
     """
 
-    def __init__(self, ladder: Ladder, make_batches: MakeBatches, *, fit_split: str = "train"):
-        if not ladder.levels:
+    def __init__(self, codec: Codec, make_batches: MakeBatches, *, fit_split: str = "train"):
+        if not codec.units.levels:
             raise ValueError(
                 "a probe needs a tokenizer with groups or concepts to count; this one keeps its "
                 "code whole"
             )
         check_split(fit_split)
-        self._ladder = ladder
+        self._codec = codec
         self._make_batches = make_batches
         self._fit_split = fit_split
         # Every second image, so that of three two are fitted and one is scored.
@@ -54,18 +56,17 @@ class LinearProbe:
         self.needs = Needs(least[fit_split], labels=True)
         self.protocol: dict[str, str] = {}
         self._features = jax.jit(
-            lambda weights, images: ladder.features(weights, ladder.encode(weights, images))
+            lambda weights, images: codec.features(weights, codec.encode(weights, images))
         )
 
-    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
-        """`probe_accuracy` with everything and under `groups_1/` or `concepts_1/` ...;
+    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """`probe_accuracy` with everything and under `first_1/`, ...;
         `chance_accuracy`, `num_classes` of the fitted images. Accuracies lie in [0, 1].
 
         Raises:
           Unmeasurable: there are fewer than two classes to tell apart.
           ValueError: there are no images.
         """
-        weights: Weights = {"params": params, **variables}, frozen
         scored = self._read(weights, "validation")
         if self._fit_split == "validation":
             fitted, scored = [x[0::2] for x in scored], [x[1::2] for x in scored]
@@ -77,15 +78,14 @@ class LinearProbe:
                 f"a probe needs at least 2 classes; the {len(fitted[1])} images of the "
                 f"{self._fit_split} split that it is fitted to have {len(classes)}"
             )
-        accuracy = {k: _accuracy(fitted, scored, k) for k in self._ladder.levels}
+        accuracy = {k: _accuracy(fitted, scored, k) for k in self._codec.units.levels}
         chance = float(np.mean(scored[1] == classes[np.argmax(counts)]))
         results = {
-            "probe_accuracy": accuracy[self._ladder.total],
+            "probe_accuracy": accuracy[self._codec.units.total],
             "chance_accuracy": chance,
             "num_classes": float(len(classes)),
         }
-        noun = self._ladder.noun
-        results |= {f"{noun}_{k}/probe_accuracy": value for k, value in accuracy.items()}
+        results |= {first(k, "probe_accuracy"): value for k, value in accuracy.items()}
         text = ACCURACY.format(scored=len(scored[1]), fitted=len(fitted[1]))
         self.protocol = dict.fromkeys(results, text) | {
             "chance_accuracy": CHANCE,
@@ -96,11 +96,11 @@ class LinearProbe:
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """Accuracy over the number kept."""
         own = measured.own(name)
-        noun = self._ladder.noun
+        noun = self._codec.units.noun
         plot = panels.level_plot(
             name,
             measured,
-            self._ladder,
+            self._codec.units,
             "probe_accuracy",
             title=f"Linear probe by number of {noun}",
             ylabel="top-1 accuracy",

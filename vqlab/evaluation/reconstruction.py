@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vqlab.evaluation import panels
+from vqlab.evaluation import names, panels
 from vqlab.evaluation.batches import MakeBatches, read, to_host
+from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.image_metrics import (
     GAUSSIAN_WINDOW,
     PSNR,
     CodebookUsage,
     Mean,
-    bits_per_pixel,
     mean_colour,
     ssim_gaussian,
     ssim_uniform,
 )
-from vqlab.evaluation.ladders import GroupLadder, Ladder, Weights
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section
+from vqlab.models.codec import Codec, Units, Weights
 from vqlab.models.pretrained.lpips import MIN_SIDE, lpips_distance
 
 # Last part of a metric's name, less the group's number -> how it is measured.
@@ -44,36 +45,35 @@ PROTOCOLS = {
     "usage": "share of the group's codewords chosen at least once on these images",
     "perplexity": "2**entropy of the group's codeword choices on these images",
     "entropy": "bits per index of the group, from the codeword frequencies on these images",
-    "bits_per_pixel": "fixed-length indices: groups x log2(codewords per group) / stride**2",
-    "entropy_bits_per_pixel": "ideal code per group: sum of the groups' entropies / stride**2",
+    "bits_per_pixel": "fixed-length indices: positions x groups x log2(codewords) / pixels",
+    "entropy_bits_per_pixel": "ideal code per group: positions x sum of the groups' entropies / "
+    "pixels",
     "num_images": "images evaluated, padding not counted",
 }
-# These depend on how the ladder decodes.
+# These depend on how the codec decodes.
 SSIM = ("ssim", "ssim_gaussian", "ssim_gaussian_valid")
 DECODED = ("psnr", "psnr_mean", *SSIM, "lpips", "images_per_second")
 BASELINES = {
     "mean_colour": "of each image painted in its own mean colour",
     "mean_image": "with the mean of all evaluated images in the place of each",
 }
-ABSENT = {"groups": "zero", "concepts": "null"}
 
 TIMING_REPEATS = 3
 EVERYTHING = "everything"  # the way of a tokenizer that has nothing to count
 
 
-def describe(name: str, noun: str = "groups", setting: str = "") -> str:
+def describe(name: str, units: Units, setting: str = "") -> str:
     """One line on how the metric `name` of `ReconstructionEvaluator.run` is measured.
 
-    `setting` is how the ladder decodes.
+    `setting` is how the codec decodes.
     """
-    prefix, _, last = name.rpartition("/")
-    if prefix in BASELINES:
-        return f"as {last}, {BASELINES[prefix]}"
-    if prefix:
-        noun, k = prefix.split("_")
-        return f"as {last}, {noun} kept: first {k}, the others {ABSENT[noun]}"
-    text = PROTOCOLS[re.sub(r"_g\d+$", "", last)]
-    text = text.format(noun=noun or "latents", repeats=TIMING_REPEATS)
+    _, way, kept, metric = names.parse_own(name)
+    if way in BASELINES:
+        return f"as {metric}, {BASELINES[way]}"
+    if way:
+        return f"as {metric}, {units.noun} kept: first {kept}, the others {units.absent}"
+    text = PROTOCOLS[re.sub(r"_g\d+$", "", metric)]
+    text = text.format(noun=units.noun or "latents", repeats=TIMING_REPEATS)
     return f"{text}; {setting}" if setting and name in DECODED else text
 
 
@@ -110,59 +110,61 @@ class Quality:
         return self.psnr.compute() | means
 
 
-class ReconstructionEvaluator:
-    """Encodes a data set once, decodes it at every level of the ladder, and measures each.
+class ReconstructionEvaluator(Evaluator):
+    """Encodes a data set once, decodes it with growing numbers of units, and measures each.
 
     After `run`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold n images,
     evenly spread over all, and what each level makes of them (NumPy, in [-1, 1] but for a decoder's
     overshoot), and `protocol` says in one line how each metric was measured.
 
     Args:
-      ladder: of the tokenizer.
+      codec: of the tokenizer.
       make_batches: gives the batches of a split; "validation" is read twice.
       num_images_kept: n; fewer where the data set is smaller.
-      lpips: whether to measure LPIPS, with the parameters in `frozen["lpips"]`.
+      networks: frozen networks that are given; with "lpips" LPIPS is measured.
       seed: of the decoder's noise, the same at every level.
     """
 
+    uses: ClassVar[tuple[str, ...]] = ("lpips",)
+
     def __init__(
         self,
-        ladder: Ladder,
+        codec: Codec,
         make_batches: MakeBatches,
         *,
         num_images_kept: int = 8,
-        lpips: bool = False,
+        networks: Collection[str] = (),
         seed: int = 0,
     ):
-        self._ladder = ladder
+        self._codec, self._units = codec, codec.units
         self._make_batches = make_batches
         self._num_images_kept = num_images_kept
-        self._lpips = lpips
+        self._lpips = lpips = "lpips" in networks
         self._key = jax.random.key(seed)
         # The last one keeps everything.
-        self._ways = {f"{ladder.noun}_{k}": k for k in ladder.levels} or {EVERYTHING: ladder.total}
+        units = self._units
+        self._ways = {names.first(k): k for k in units.levels} or {EVERYTHING: units.total}
         side = max(GAUSSIAN_WINDOW, MIN_SIDE if lpips else 1)
         self.needs = Needs({"validation": 1}, side=side)
         self.originals = np.zeros((0, 0, 0, 3), np.float32)
         self.reconstructions = np.zeros((len(self._ways), 0, 0, 0, 3), np.float32)
         self.protocol: dict[str, str] = {}
         # The number kept is an argument of the compiled function, so all decoders are one.
-        self._encode = jax.jit(ladder.encode)
-        self._decode = jax.jit(ladder.decode)
+        self._encode = jax.jit(codec.encode)
+        self._decode = jax.jit(codec.decode)
         self._observe = jax.jit(CodebookUsage.add)
         self._score = jax.jit(Quality.add)
         self._paint = jax.jit(mean_colour)
         self._sum = jax.jit(_sum_images)
         self._repeat = jax.jit(lambda image, images: jnp.broadcast_to(image, images.shape))
 
-    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """Metrics of the tokenizer with these parameters, flat.
 
         `psnr`, `psnr_mean`, `ssim`, `ssim_gaussian`, `ssim_gaussian_valid` (and `lpips`) with
-        everything, the same under `groups_1/` ... `groups_G/` or `concepts_1/` ... `concepts_S/`,
-        `mean_colour/` and `mean_image/`; `images_per_second`, `num_images`. Of MGVQ also
-        `usage_g0`, `perplexity_g0`, `entropy_g0`, ... per group, `bits_per_pixel`,
-        `entropy_bits_per_pixel`.
+        everything, the same under `first_1/`, ..., `mean_colour/` and `mean_image/`;
+        `images_per_second`, `num_images`. Of codewords also `usage_g0`, `perplexity_g0`,
+        `entropy_g0`, ... per group, `bits_per_pixel`, `entropy_bits_per_pixel`.
 
         Raises:
           ValueError: there are no images, or LPIPS is wanted and its parameters are absent.
@@ -170,7 +172,6 @@ class ReconstructionEvaluator:
         if self._lpips and "lpips" not in frozen:
             raise ValueError("LPIPS is to be measured but its weights were not given")
         lpips_params = frozen["lpips"] if self._lpips else None
-        weights: Weights = {"params": params, **variables}, frozen
         mean_image, count = self._mean_image()
         usage = self._empty_usage()
         quality = {
@@ -197,21 +198,27 @@ class ReconstructionEvaluator:
         self.originals, *reconstructions = gallery.pictures()
         self.reconstructions = np.stack(reconstructions)
         computed = {way: state.compute() for way, state in quality.items()}
-        results = computed[list(self._ways)[-1]] | self._rates(usage)
+        results = computed[list(self._ways)[-1]] | self._rates(usage, images, code)
         results["num_images"] = quality["mean_colour"].psnr.mse.count
         results["images_per_second"] = self._images_per_second(weights, images)
         computed.pop(EVERYTHING, None)
         results |= {f"{way}/{name}": x for way, xs in computed.items() for name, x in xs.items()}
         self.protocol = {
-            name: describe(name, self._ladder.noun, self._ladder.setting) for name in results
+            name: describe(name, self._units, self._codec.setting) for name in results
         }
         return {name: float(to_host(value)) for name, value in results.items()}
+
+    def pictures(self, results: Mapping[str, float]) -> tuple | None:
+        """See `Evaluator`."""
+        if not len(self.originals):
+            return None
+        return self.originals, self.reconstructions, self.headings(results)
 
     def headings(self, results: Mapping[str, float]) -> list[str]:
         """Over the columns of pictures: the original, then each level with its PSNR."""
         headings = ["original"]
         for way, k in self._ways.items():
-            heading, name = panels.count_label(k, self._ladder.noun), f"{way}/psnr"
+            heading, name = panels.count_label(k, self._units.noun), f"{way}/psnr"
             if way == EVERYTHING:
                 heading, name = "reconstruction", "psnr"
             if (psnr := results.get(name)) is not None:
@@ -222,16 +229,16 @@ class ReconstructionEvaluator:
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """Pictures, the table of results, and quality over the number kept."""
         own = measured.own(name)
-        noun = self._ladder.noun
+        noun = self._units.noun
         heading, text = "Baselines", "Measured as above. "
         if noun:
             heading = f"By number of {noun}"
-            text = f"Measured as above; {noun} beyond the first k are {ABSENT[noun]}. "
+            text = f"Measured as above; {noun} beyond the first k are {self._units.absent}. "
         text += (
             "Mean colour paints each image in its own mean colour, mean image shows the mean of "
             "the evaluated images for each."
         )
-        plots = panels.quality_plots(name, measured, self._ladder)
+        plots = panels.quality_plots(name, measured, self._units)
         table = panels.level_table(own, noun)
         return [
             panels.picture_section(self.originals, self.reconstructions, self.headings(own)),
@@ -247,23 +254,19 @@ class ReconstructionEvaluator:
         return total / jnp.maximum(count, 1), int(to_host(count))
 
     def _empty_usage(self) -> CodebookUsage | None:
-        if not isinstance(self._ladder, GroupLadder):
+        if self._codec.codebook_size is None:
             return None
-        return CodebookUsage.empty(
-            self._ladder.total, self._ladder.tokenizer.quantizer.codebook_size
-        )
+        return CodebookUsage.empty(self._units.total, self._codec.codebook_size)
 
-    def _rates(self, usage: CodebookUsage | None) -> dict[str, Any]:
+    def _rates(self, usage: CodebookUsage | None, images, code) -> dict[str, Any]:
         if usage is None:
             return {}
         values = {name: to_host(x) for name, x in usage.compute().items()}
         results = {f"{name}_g{g}": x for name, xs in values.items() for g, x in enumerate(xs)}
-        tokenizer = self._ladder.tokenizer
-        stride = tokenizer.stride
-        results["bits_per_pixel"] = bits_per_pixel(
-            self._ladder.total, tokenizer.quantizer.codebook_size, stride
-        )
-        results["entropy_bits_per_pixel"] = values["entropy"].sum() / stride**2
+        height, width = images.shape[1:3]
+        positions = math.prod(code.shape[1:-1])
+        results["bits_per_pixel"] = self._codec.bits(height, width) / (height * width)
+        results["entropy_bits_per_pixel"] = values["entropy"].sum() * positions / (height * width)
         return results
 
     def _images_per_second(self, weights: Weights, images) -> float:
@@ -271,7 +274,7 @@ class ReconstructionEvaluator:
         for _ in range(TIMING_REPEATS):
             start = time.perf_counter()
             code = self._encode(weights, images)
-            jax.block_until_ready(self._decode(weights, code, self._ladder.total, self._key))
+            jax.block_until_ready(self._decode(weights, code, self._units.total, self._key))
             seconds.append(time.perf_counter() - start)
         return images.shape[0] / float(np.median(seconds))
 

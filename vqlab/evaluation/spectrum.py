@@ -11,9 +11,11 @@ import numpy as np
 
 from vqlab.evaluation import figures, panels, spectra
 from vqlab.evaluation.batches import MakeBatches, read, to_host
-from vqlab.evaluation.ladders import Ladder, Weights
+from vqlab.evaluation.evaluator import Evaluator
+from vqlab.evaluation.names import first
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section
+from vqlab.models.codec import Codec, Weights
 
 DISTANCE = (
     "mean |log10 power - log10 power of the originals| over log frequency; radial power of the "
@@ -22,8 +24,8 @@ DISTANCE = (
 COUPLING = "spectrum_distance averaged over the numbers kept ({levels}), each with equal weight"
 
 
-class PowerSpectrum:
-    """How much of the originals' power each level of the ladder has, by frequency.
+class PowerSpectrum(Evaluator):
+    """How much of the originals' power each number of units kept has, by frequency.
 
     Semanticist, section 5.4: a tokenizer whose power grows with every unit stores spectrum and
     meaning together; one whose spectrum is right from the first unit on leaves the spectrum to its
@@ -33,33 +35,32 @@ class PowerSpectrum:
     curves.
 
     Args:
-      ladder: of the tokenizer.
+      codec: of the tokenizer.
       make_batches: gives the batches of a split; "validation" is read.
       seed: of the decoder's noise, the same at every level.
     """
 
-    def __init__(self, ladder: Ladder, make_batches: MakeBatches, *, seed: int = 0):
-        self._ladder = ladder
+    def __init__(self, codec: Codec, make_batches: MakeBatches, *, seed: int = 0):
+        self._codec = codec
         self._make_batches = make_batches
         self._key = jax.random.key(seed)
-        self._levels = ladder.levels or (ladder.total,)
+        self._levels = codec.units.levels or (codec.units.total,)
         self.frequency = self.original_power = np.zeros(0)
         self.power: dict[int, np.ndarray] = {}
         self.needs = Needs({"validation": 1}, side=spectra.MIN_SIDE)
         self.protocol: dict[str, str] = {}
-        self._encode = jax.jit(ladder.encode)
+        self._encode = jax.jit(codec.encode)
         self._sum_decoded = jax.jit(self._decode_and_sum)
         self._sum = jax.jit(_sum_power)
 
-    def run(self, params: Any, variables: Any, frozen: Mapping[str, Any]) -> dict[str, float]:
-        """`spectrum_distance` with everything and under `groups_1/` or `concepts_1/` ..., in powers
-        of ten; `semantic_spectrum_coupling`, the mean of the latter, which is small where the
-        spectrum is right from the first unit on.
+    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """`spectrum_distance` with everything and under `first_1/`, ..., in powers of ten;
+        `semantic_spectrum_coupling`, the mean of the latter, which is small where the spectrum is
+        right from the first unit on.
 
         Raises:
           ValueError: there are no images, or they are too small.
         """
-        weights: Weights = {"params": params, **variables}, frozen
         original, count = 0.0, 0
         totals: dict[int, Any] = dict.fromkeys(self._levels, 0.0)
         for number, batch in read(self._make_batches, "validation"):
@@ -86,7 +87,7 @@ class PowerSpectrum:
             panels.level_plot(
                 name,
                 measured,
-                self._ladder,
+                self._codec.units,
                 "spectrum_distance",
                 title="Distance from the originals' spectrum",
                 ylabel="powers of ten",
@@ -97,36 +98,36 @@ class PowerSpectrum:
                 "Power spectrum",
                 panels.results_table(own, self.protocol)
                 + panels.row(plots)
-                + panels.level_table(own, self._ladder.noun),
+                + panels.level_table(own, self._codec.units.noun),
             )
         ]
 
     def _results(self) -> dict[str, float]:
         """The numbers of the curves; sets `protocol`."""
-        ladder = self._ladder
+        units, setting = self._codec.units, self._codec.setting
         distances = {
             k: spectra.spectrum_distance(power, self.original_power, self.frequency)
             for k, power in self.power.items()
         }
-        results = {"spectrum_distance": distances[ladder.total]}
-        setting = f"; {ladder.setting}" if ladder.setting else ""
+        results = {"spectrum_distance": distances[units.total]}
+        setting = f"; {setting}" if setting else ""
         self.protocol = {"spectrum_distance": DISTANCE + setting}
-        if ladder.levels:
+        if units.levels:
             results["semantic_spectrum_coupling"] = float(np.mean(list(distances.values())))
-            levels = ", ".join(map(str, ladder.levels))
+            levels = ", ".join(map(str, units.levels))
             self.protocol["semantic_spectrum_coupling"] = COUPLING.format(levels=levels)
-        for k in ladder.levels:
-            name = f"{ladder.noun}_{k}/spectrum_distance"
+        for k in units.levels:
+            name = first(k, "spectrum_distance")
             results[name] = distances[k]
-            self.protocol[name] = f"as spectrum_distance, {ladder.noun} kept: first {k}"
+            self.protocol[name] = f"as spectrum_distance, {units.noun} kept: first {k}"
         return results
 
     def _label(self, k: int) -> str:
-        noun = self._ladder.noun
+        noun = self._codec.units.noun
         return panels.count_label(k, noun) if noun else "reconstructions"
 
     def _decode_and_sum(self, weights, code, mask, k, key):
-        return _sum_power(self._ladder.decode(weights, code, k, key), mask)
+        return _sum_power(self._codec.decode(weights, code, k, key), mask)
 
 
 def _sum_power(images, mask):

@@ -1,0 +1,48 @@
+"""What an evaluator is: made for a codec, run on weights, shown in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from vqlab.evaluation.needs import Needs
+from vqlab.evaluation.panels import Measured, Section, results_table
+from vqlab.models.codec import Weights
+
+
+class Evaluator:
+    """Built as `EVALUATORS[name](codec, make_batches, **arguments)`; see `batches.MakeBatches`.
+
+    Attributes:
+      uses: frozen networks that it takes where their weights are given. One that names some has the
+        argument `networks`, the names of those given.
+      needs: what it needs of the images, known before anything is read.
+      protocol: {metric: how it was measured, in one line}, of the last `run`.
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ()
+    needs: Needs = Needs({"validation": 1})
+    protocol: dict[str, str]
+
+    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """{metric: value} of a codec with these weights; names as `evaluation.names` makes them.
+
+        Args:
+          weights: of the codec.
+          frozen: variables of the networks in `uses`, by name.
+
+        Raises:
+          Unmeasurable: the images that can be read do not allow it, on all processes alike.
+          ValueError: what else is wrong with the data.
+        """
+        raise NotImplementedError
+
+    def pictures(self, results: Mapping[str, float]) -> tuple | None:
+        """(originals [n, H, W, 3], ways [L, n, H, W, 3], L + 1 headings) of the last `run`, for a
+        picture of the run; None without any. `results` are its own."""
+        return None
+
+    def sections(self, name: str, measured: Measured) -> list[Section]:
+        """What the report shows of it, where `name` is its name in `measured`; here a table."""
+        own = measured.own(name)
+        return [Section(name.replace("_", " "), results_table(own, self.protocol))]
