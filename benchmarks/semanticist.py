@@ -44,8 +44,8 @@ def vqlab_side(args) -> tuple:
     import jax.numpy as jnp
 
     from benchmarks import semanticist_step as ours
+    from vqlab.host.memory import keep_freed_memory
     from vqlab.planning.flops import traced_flops
-    from vqlab.training.host_memory import keep_freed_memory
 
     keep_freed_memory()  # as training on CPUs does
     model = ours.build_model(args.size)

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.workers import cpu_model
-from vqlab import build, cli
 from vqlab.convert import read_config
+from vqlab.host import cli
 from vqlab.models.pretrained import lpips
+from vqlab.runs import parts, train_state
 from vqlab.training import sharding
 
 
@@ -54,13 +55,13 @@ def load_config(args):
 def measure(args, config) -> dict:
     """Compiles the step of the config, runs it, and returns the numbers by name."""
     mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
-    objective = build.build_objective(config)
-    optimizers = build.build_optimizers(config, objective.players)
-    abstract, make_state = build.initial_state(config, objective, optimizers, mesh)
-    step = build.build_train_step(config, objective, optimizers, abstract, mesh)
+    objective = parts.build_objective(config)
+    optimizers = parts.build_optimizers(config, objective.players)
+    abstract, make_state = train_state.place_state(config, objective, optimizers, mesh)
+    step = train_state.build_train_step(config, objective, optimizers, abstract, mesh)
     side = config.image_size
-    images = np.random.default_rng(1).uniform(-1, 1, (args.batch_size, side, side, 3))
-    batch = sharding.global_batch({"images": images.astype(np.float32)}, mesh)
+    images = np.random.default_rng(1).integers(0, 256, (args.batch_size, side, side, 3), np.uint8)
+    batch = sharding.global_batch({"images": images}, mesh)
     frozen = {"lpips": random_lpips()} if config.objective.lpips_weight else {}
     with jax.set_mesh(mesh):
         state = make_state()

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from vqlab import accelerators
+from vqlab.host import accelerators
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from configs import (
     semanticist_xl,
 )
 from tests import tiny
-from vqlab import build, data, results
-from vqlab.training.stopping import StopSignal
+from vqlab import data
+from vqlab.runs import build, parts, results, train_state
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -41,7 +41,7 @@ PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
         ({"data.decoding.alpha": "black"}, "alpha is 'black'; choose from drop, white"),
         ({"evals.reconstruction.image_size": 30}, "evals.reconstruction.image_size=30"),
         ({"evals.reconstruction.image_size": 8}, "image_size=8 is too small .*: at least 11"),
-        ({"evals.reconstruction.name": "fid"}, "unknown evaluator 'fid'; known: reconstruction"),
+        ({"evals.reconstruction.name": "fid"}, "unknown evaluator 'fid'; choose from recon"),
         ({"num_steps": -1}, "num_steps=-1 is out of range: at least 0"),
         ({"seed": 2**32 + 5}, "seed=4294967301 is out of range: choose 0..4294967295"),
         ({"init_from": "/nowhere"}, "/nowhere is no workdir"),
@@ -58,7 +58,7 @@ def test_a_missing_data_set_is_explained_in_three_lines(tmp_path):
     config = tiny.config().unlock()
     config.data.update(name="tfds", data_dir=str(tmp_path))
     with pytest.raises(ValueError) as error:
-        build.build_batches(config, build.build_mesh(config), StopSignal())
+        parts.build_source(config.data, "train")
     assert len(str(error.value).splitlines()) == 3
     assert "imagenet2012" in str(error.value) and "--config.data.name=folder" in str(error.value)
 
@@ -67,13 +67,13 @@ def test_decoding_is_the_config_s_and_the_default_in_workdirs_from_before_it(tmp
     Image.new("RGBA", (4, 4)).save(tmp_path / "a.png")
     node = _common.imagenet()
     node.update(name="folder", path=str(tmp_path))
-    assert build.build_source(node, "train").decoding == data.Decoding()  # the values that are said
+    assert parts.build_source(node, "train").decoding == data.Decoding()  # the values that are said
     node.decoding.alpha = "white"
-    assert build.build_source(node, "train").decoding == data.Decoding(alpha="white")
+    assert parts.build_source(node, "train").decoding == data.Decoding(alpha="white")
     del node.decoding["max_pixels"], node.decoding["alpha"]
-    assert build.build_source(node, "train").decoding == data.Decoding()
+    assert parts.build_source(node, "train").decoding == data.Decoding()
     del node["decoding"]
-    assert build.build_source(node, "train").decoding == data.Decoding()
+    assert parts.build_source(node, "train").decoding == data.Decoding()
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)
@@ -81,12 +81,12 @@ def test_decoding_is_the_config_s_and_the_default_in_workdirs_from_before_it(tmp
 def test_published_configs_trace_at_full_size(variant, argument):
     config = PUBLISHED[variant].get_config(argument).copy_and_resolve_references().unlock()
     config.objective.lpips_weight = 0.0
-    mesh = build.build_mesh(config)
-    objective = build.build_objective(config)
-    optimizers = build.build_optimizers(config, objective.players)
-    state, _ = build.initial_state(config, objective, optimizers, mesh)
-    step = build.build_train_step(config, objective, optimizers, state, mesh)
-    images = jax.ShapeDtypeStruct((config.batch_size, 256, 256, 3), "float32")
+    mesh = parts.build_mesh(config)
+    objective = parts.build_objective(config)
+    optimizers = parts.build_optimizers(config, objective.players)
+    state, _ = train_state.place_state(config, objective, optimizers, mesh)
+    step = train_state.build_train_step(config, objective, optimizers, state, mesh)
+    images = jax.ShapeDtypeStruct((config.batch_size, 256, 256, 3), "uint8")
     with jax.set_mesh(mesh):
         after, metrics = jax.eval_shape(step, state, {}, {"images": images})
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
@@ -110,13 +110,13 @@ def test_published_sizes_trace_at_full_size(config, parameters):
     config = config.copy_and_resolve_references().unlock()
     if "lpips_weight" in config.objective:
         config.objective.lpips_weight = 0.0
-    mesh = build.build_mesh(config)
-    objective = build.build_objective(config)
-    optimizers = build.build_optimizers(config, objective.players)
-    state, _ = build.initial_state(config, objective, optimizers, mesh)
-    step = build.build_train_step(config, objective, optimizers, state, mesh)
+    mesh = parts.build_mesh(config)
+    objective = parts.build_objective(config)
+    optimizers = parts.build_optimizers(config, objective.players)
+    state, _ = train_state.place_state(config, objective, optimizers, mesh)
+    step = train_state.build_train_step(config, objective, optimizers, state, mesh)
     shape = (config.batch_size, 256, 256, 3)
-    batch, frozen = {"images": jax.ShapeDtypeStruct(shape, "float32")}, {}
+    batch, frozen = {"images": jax.ShapeDtypeStruct(shape, "uint8")}, {}
     if "semanticist" in config.model.name:
         batch["moments"] = jax.ShapeDtypeStruct((config.batch_size, 16, 16, 32), "float32")
         batch["repa_features"] = jax.ShapeDtypeStruct((config.batch_size, 16, 16, 768), "float32")
@@ -129,7 +129,7 @@ def test_published_sizes_trace_at_full_size(config, parameters):
 def test_the_number_of_groups_can_be_overridden_alone():
     config = mgvq_f16.get_config().copy_and_resolve_references()
     config.model.quantizer.num_groups = 8
-    objective = build.build_objective(config)
+    objective = parts.build_objective(config)
     shapes = jax.eval_shape(
         objective.tokenizer.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
     )

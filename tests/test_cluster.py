@@ -4,7 +4,7 @@ import jax
 import pytest
 from absl.testing import flagsaver
 
-from vqlab import cluster
+from vqlab.host import cluster
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vqlab
-from tests import tiny, tiny_kl
+from tests import exports, tiny, tiny_kl
 from tests.filled import filled
 from vqlab import convert, models
 from vqlab.export import package, torch_weights
@@ -30,7 +30,7 @@ def exported(tmp_path_factory):
     variables = dict(jax.jit(module.init)(jax.random.key(0), tiny.images(1)))
     params = variables.pop("params")
     path = tmp_path_factory.mktemp("exported")
-    return package.save_package(path, tiny.tokenizer_node(), *jax.device_get((params, variables)))
+    return exports.save(path, tiny.tokenizer_node(), *jax.device_get((params, variables)))
 
 
 def test_to_official_and_back_gives_the_same_tokenizer(exported, tmp_path, capsys):
@@ -39,7 +39,7 @@ def test_to_official_and_back_gives_the_same_tokenizer(exported, tmp_path, capsy
     convert.main(["to-official", str(exported), str(official)])
     convert.main(["from-official", str(official), str(tmp_path / "back"), f"--config={config}"])
     assert capsys.readouterr().out.splitlines() == [str(official), str(tmp_path / "back")]
-    before, after = (package.load_package(path) for path in (exported, tmp_path / "back"))
+    before, after = (exports.load(path) for path in (exported, tmp_path / "back"))
     jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
     images = tiny.images(2)
     indices = vqlab.load(exported).encode(images)
@@ -66,7 +66,7 @@ def test_only_a_package_is_replaced(exported, tmp_path, capsys):
         convert.main(["export", str(exported), str(tmp_path / "new")])
     (tmp_path / "taken" / package.WEIGHTS_FILE).mkdir(parents=True)
     with pytest.raises(ValueError, match="taken cannot be written: .*Is a directory"):
-        package.save_package(tmp_path / "taken", *package.load_package(exported))
+        exports.save(tmp_path / "taken", *exports.load(exported))
 
 
 def test_what_is_converted_computes_in_float32_unless_asked_otherwise(exported, tmp_path):
@@ -89,7 +89,7 @@ def test_what_is_converted_computes_in_float32_unless_asked_otherwise(exported, 
 def test_a_kl_autoencoder_becomes_a_folder_for_diffusers(exported, tmp_path, capsys):
     node = tiny_kl.node(decoder_depth=2)
     params = filled(models.build(node).init, tiny.images(1, 16))["params"]
-    package.save_package(tmp_path / "kl", node, params, {})
+    exports.save(tmp_path / "kl", node, params, {})
     command = ["to-diffusers", str(tmp_path / "kl"), str(tmp_path / "vae")]
     convert.main([*command, "--scaling-factor=0.25"])
     assert json.loads((tmp_path / "vae" / "config.json").read_text())["scaling_factor"] == 0.25
@@ -103,7 +103,7 @@ def test_pytorch_files_are_written_as_official_scripts_read_them(exported, tmp_p
     torch = pytest.importorskip("torch")
     convert.main(["to-official", str(exported), str(tmp_path / "official.pt")])
     tensors = torch.load(tmp_path / "official.pt", weights_only=True)["model"]
-    _, params, variables = package.load_package(exported)
+    _, params, variables = exports.load(exported)
     expected = torch_weights.to_torch_state(params, variables)
     assert tensors.keys() == expected.keys()
     for name, array in expected.items():
@@ -113,7 +113,7 @@ def test_pytorch_files_are_written_as_official_scripts_read_them(exported, tmp_p
 
 def test_pytorch_files_are_read(exported, tmp_path):
     torch = pytest.importorskip("torch")
-    _, params, variables = package.load_package(exported)
+    _, params, variables = exports.load(exported)
     state = torch_weights.to_torch_state(params, variables)
     tensors = {f"module.{name}": torch.from_numpy(np.array(a)) for name, a in state.items()}
     torch.save({"model": tensors, "steps": 3}, tmp_path / "official.pt")

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from vqlab import build, models
-from vqlab.evals import build_evaluators
+from vqlab import models
 from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
+from vqlab.runs import parts
+from vqlab.runs.evals import build_evaluators
 from vqlab.training import sharding
 
 
@@ -20,9 +21,10 @@ def evaluators_on(path, **changes):
     mesh = sharding.make_mesh(-1, 1)
 
     def read_source(split):
-        return build.build_source(config.data, split)
+        return parts.build_source(config.data, split)
 
-    return build_evaluators(config, models.build(config.model), mesh, read_source)
+    codec = models.build(config.model).codec(parts.build_sampling(config))
+    return build_evaluators(config, codec, mesh, (), read_source)
 
 
 def write(folder, *names, content=None):

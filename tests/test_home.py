@@ -1,4 +1,4 @@
-from vqlab.home import expand_home
+from vqlab.host.home import expand_home
 
 
 def test_the_home_folder_is_found_behind_equals_signs_and_commas(monkeypatch):

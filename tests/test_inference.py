@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vqlab
-from tests import tiny, tiny_kl
+from tests import exports, tiny, tiny_kl
 from tests.filled import filled
 from vqlab import models
 from vqlab.export import package
@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
         variables = filled(models.build(node).init, tiny.images(1, 16))
         params = variables.pop("params")
         node = with_dtype(node, "bfloat16")
-        package.save_package(root / name, node, params, variables, sampling=SAMPLING.get(name))
+        exports.save(root / name, node, params, variables, sampling=SAMPLING.get(name))
     return root
 
 
@@ -89,9 +89,9 @@ def test_an_export_computes_in_float32_and_says_so(folders, name):
 
 def test_an_export_that_says_bfloat16_computes_in_it_unless_asked_otherwise(folders, tmp_path):
     """So did all that were written of published configs before exports said float32."""
-    node, params, variables = package.load_package(folders / "semanticist")
+    node, params, variables = exports.load(folders / "semanticist")
     bfloat16 = with_dtype(node, "bfloat16")
-    package.save_package(tmp_path / "old", bfloat16, params, variables, dtype="config")
+    exports.save(tmp_path / "old", bfloat16, params, variables, dtype="config")
     assert "| computes in | bfloat16 |" in (tmp_path / "old" / package.CARD_FILE).read_text()
     for dtype in (None, "config", "bfloat16"):
         assert vqlab.load(tmp_path / "old", dtype=dtype).module == models.build(bfloat16)
@@ -101,8 +101,8 @@ def test_an_export_that_says_bfloat16_computes_in_it_unless_asked_otherwise(fold
 
 
 def test_arrays_of_another_dtype_are_refused(folders, tmp_path):
-    node, params, variables = package.load_package(folders / "kl")
+    node, params, variables = exports.load(folders / "kl")
     halves = jax.tree.map(lambda array: array.astype(np.float16), params)
-    package.save_package(tmp_path / "halves", node, halves, variables)
+    exports.save(tmp_path / "halves", node, halves, variables)
     with pytest.raises(ValueError, match=r"another dtype: .*bias \(float16 instead of float32\)"):
         vqlab.load(tmp_path / "halves")

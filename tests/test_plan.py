@@ -11,10 +11,12 @@ import pytest
 from absl.testing import flagsaver
 
 from configs import mgvq_f16, semanticist_demo, semanticist_l
-from vqlab import estimate, methods, plan, results
+from vqlab import plan
+from vqlab.export.frozen import network_shapes
 from vqlab.planning import compiling, topologies
 from vqlab.planning.chips import GIB
 from vqlab.planning.describe import describe, row
+from vqlab.runs import estimate, parts, results
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEMO = "--config=configs/semanticist_l.py:debug"
@@ -164,9 +166,12 @@ def test_the_largest_batch_is_compiled_on_request():
 
 def test_frozen_networks_have_shapes_without_files():
     config = semanticist_l.get_config("repa").copy_and_resolve_references()
-    frozen = methods.abstract_frozen(config)
-    sizes = {name: results.count_parameters(tree) for name, tree in frozen.items()}
-    assert sizes == {"latent_space": 66_456_019, "repa": 86_579_712}
-    lpips = methods.abstract_frozen(mgvq_f16.get_config())
-    assert results.count_parameters(lpips["lpips"]) == 14_714_688 + 1_472
-    assert methods.abstract_frozen(semanticist_demo.get_config()) == {"latent_space": {}}
+
+    def sizes(config):
+        objective = parts.build_objective(config)
+        frozen = network_shapes(objective.needs, objective.network.frozen_parts())
+        return {name: results.count_parameters(tree) for name, tree in frozen.items()}
+
+    assert sizes(config) == {"latent_space": 66_456_019, "repa": 86_579_712}
+    assert sizes(mgvq_f16.get_config()) == {"lpips": 14_714_688 + 1_472}
+    assert sizes(semanticist_demo.get_config()) == {}

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import vqlab
-from tests import tiny, tiny_kl
+from tests import exports, tiny, tiny_kl
 from tests.filled import filled
 from tests.test_training_run import run_until
-from vqlab import build, comparison, convert, main, models
+from vqlab import convert, main, models
 from vqlab.export import package
 from vqlab.export.kl_weights import read_kl
-from vqlab.workdir import save_config
+from vqlab.runs import build, comparison
+from vqlab.runs.workdir import save_config
 
 CONFIG = """
 from tests import tiny
@@ -43,7 +44,7 @@ def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("random")
     params = variables.pop("params")
     sampling = {"num_steps": 2, "guidance_scale": 1.5}
-    package.save_package(path, tiny.semanticist_node(), params, variables, sampling=sampling)
+    exports.save(path, tiny.semanticist_node(), params, variables, sampling=sampling)
     return vqlab.load(path)
 
 
@@ -175,7 +176,7 @@ def test_a_model_on_latents_carries_its_autoencoder(tmp_path, capsys):
     """Trained with an exported KL autoencoder, and loaded from the export alone."""
     autoencoder = tiny_kl.autoencoder()
     params = filled(autoencoder.init, tiny.images(1, 16))["params"]
-    package.save_package(tmp_path / "kl", tiny_kl.node(), params, {})
+    exports.save(tmp_path / "kl", tiny_kl.node(), params, {})
     kl = vqlab.load(tmp_path / "kl")
     assert kl.decode(kl.encode(tiny.images(1, 16))).shape == (1, 16, 16, 3)
     config = _latent_config().unlock()
@@ -213,14 +214,14 @@ def _latent_config():
 
 def test_to_official_and_back_gives_the_same_model(tokenizer, tmp_path, capsys):
     source, official, config = (tmp_path / n for n in ("source", "model.safetensors", "config.py"))
-    package.save_package(
+    exports.save(
         source, tokenizer.node, jax.device_get(tokenizer.params), tokenizer.variables
     )
     config.write_text(CONFIG)
     convert.main(["to-official", str(source), str(official)])
     convert.main(["from-official", str(official), str(tmp_path / "back"), f"--config={config}"])
     assert capsys.readouterr().out.splitlines() == [str(official), str(tmp_path / "back")]
-    before, after = (package.load_package(path) for path in (source, tmp_path / "back"))
+    before, after = (exports.load(path) for path in (source, tmp_path / "back"))
     jax.tree.map(np.testing.assert_array_equal, before[1:], after[1:])
     assert vqlab.load(tmp_path / "back").sampling["num_steps"] == 2
 
@@ -231,7 +232,7 @@ def test_an_official_file_of_another_model_lists_what_differs(tokenizer, tmp_pat
     node["decoder"] = node["decoder"] | {"depth": 1}
     module = models.build(node)
     variables = filled(module.init, tiny.images(1, 16))
-    package.save_package(source, node, variables.pop("params"), variables)
+    exports.save(source, node, variables.pop("params"), variables)
     config.write_text(CONFIG)
     convert.main(["to-official", str(source), str(official)])
     with pytest.raises(SystemExit):

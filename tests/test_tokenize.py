@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import vqlab
-from tests import tiny, tiny_kl
+from tests import exports, tiny, tiny_kl
 from tests.filled import filled
-from vqlab import data, models, precompute
-from vqlab.export import package
+from vqlab import data, models
 from vqlab.models.pretrained.dinov2 import DINOv2
+from vqlab.runs import precompute
 from vqlab.training import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,7 +29,7 @@ def export(folder, node):
     side = module.image_size if node["name"] == "semanticist" else 32
     variables = dict(filled(module.init, tiny.images(1, side)))
     params = variables.pop("params")
-    return package.save_package(folder, node, *jax.device_get((params, variables)))
+    return exports.save(folder, node, *jax.device_get((params, variables)))
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +126,9 @@ def test_another_autoencoder_does_not_add_to_the_records(latent_config, latents,
     job(latent_config, tmp_path, latents, limit=2).run()
     before = contents(tmp_path)
     config = latent_config.copy_and_resolve_references()
-    node, params, variables = package.load_package(config.objective.latent_weights)
+    node, params, variables = exports.load(config.objective.latent_weights)
     params["encoder"]["middle"]["attention"]["q"]["bias"] += 1
-    other = package.save_package(tmp_path / "other", node, params, variables)
+    other = exports.save(tmp_path / "other", node, params, variables)
     config.objective.latent_weights = str(other)
     encoder = precompute.build_encoder("latents", config, None, "float32")
     with pytest.raises(ValueError, match=r"another job \(fields.moments.fingerprint was "):

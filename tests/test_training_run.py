@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import vqlab
-from tests import tiny
+from tests import exports, tiny
 from tests.training.test_telemetry import tensorboard_events
-from vqlab import build, main
+from vqlab import main
 from vqlab.export import lpips_weights
 from vqlab.models.pretrained import lpips
+from vqlab.runs import build
+from vqlab.runs.workdir import load_config, save_config
 from vqlab.training.events import read_events
 from vqlab.training.loop import Intervals, train
-from vqlab.workdir import load_config, save_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -213,16 +214,14 @@ def test_a_new_run_starts_from_given_weights(finished, tmp_path):
 
 
 def test_broken_exports_are_named(finished, tmp_path):
-    from vqlab.export.package import load_package, save_package
-
-    node, params, variables = load_package(finished[0] / "export")
-    path = save_package(tmp_path / "a", node, params, variables)
+    node, params, variables = exports.load(finished[0] / "export")
+    path = exports.save(tmp_path / "a", node, params, variables)
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is truncated or no exported tokenizer"):
         vqlab.load(path)
     missing = {k: v for k, v in params.items() if k != "quant_conv"}
-    path = save_package(tmp_path / "b", node, missing, variables)
+    path = exports.save(tmp_path / "b", node, missing, variables)
     with pytest.raises(ValueError, match="missing: params/quant_conv/bias"):
         vqlab.load(path)
     with pytest.raises(ValueError, match="is no workdir"):

@@ -8,14 +8,14 @@ import sys
 __version__ = "0.1.0"
 
 if sys.argv[:1] == ["-m"]:  # `python -m vqlab.COMMAND` is being imported
-    from vqlab import interrupts
+    from vqlab.host import interrupts
 
     interrupts.end_at_once()
 
 
 def __getattr__(name: str):
     # Imported on use: `import vqlab` starts no accelerator and costs nothing.
-    if name in ("load", "LoadedTokenizer"):
+    if name in ("load", "Loaded"):
         from vqlab import inference
 
         return getattr(inference, name)

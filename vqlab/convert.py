@@ -23,13 +23,15 @@ import pathlib
 import runpy
 import sys
 
-from vqlab import cli, inference, models
-from vqlab.export import lpips_weights, package, torch_weights
+from vqlab import inference, models
+from vqlab.export import lpips_weights, official, package
 from vqlab.export.diffusers_folder import save_diffusers
-from vqlab.export.kl_weights import kl_to_state, read_kl
-from vqlab.home import expand_home
+from vqlab.export.kl_weights import read_kl
+from vqlab.export.torch_weights import write_state_dict
+from vqlab.host import cli
+from vqlab.host.home import expand_home
+from vqlab.models.codec import Weights
 from vqlab.models.dtypes import DTYPES, FLOAT32
-from vqlab.nn.bottleneck import GaussianBottleneck
 
 
 def read_config(config: str):
@@ -43,9 +45,8 @@ def read_config(config: str):
 
 def export(source: str, output: str, step: str, dtype: str = FLOAT32) -> str:
     """Writes a run's tokenizer as a folder that needs no training code to load."""
-    node, params, variables, sampling = inference.read(source, step)
     facts = {"exported from": source, "step": step}
-    return str(package.save_package(output, node, params, variables, facts, sampling, dtype))
+    return str(package.save_package(output, inference.read(source, step), facts, dtype))
 
 
 def from_official(
@@ -55,59 +56,40 @@ def from_official(
     chosen = read_config(config)
     node = chosen.model.to_dict()
     model = models.build(node)
-    template = package.abstract_variables(model)
-    needs_latents = template.pop("latent_space", None) is not None
-    if needs_latents and not latents:
+    parts = model.frozen_parts()
+    if parts and not latents:
         raise ValueError("the model decodes latents: give their autoencoder as --latents=kl16.ckpt")
-    params, variables = read_official(weights, model, template)
-    if needs_latents:
-        autoencoder = model.latent_space.autoencoder
-        variables["latent_space"] = {"params": read_kl(latents, autoencoder)}
-    facts = {"converted from": weights}
-    sampling = chosen.sampling.to_dict() if "sampling" in chosen else None
-    return str(package.save_package(output, node, params, variables, facts, sampling, dtype))
-
-
-def read_official(weights: str, model, template: dict) -> tuple[dict, dict]:
-    """(params, variables) of a model from the official file."""
-    if isinstance(getattr(model, "quantizer", None), GaussianBottleneck):
-        return read_kl(weights, model), {}
-    return torch_weights.from_torch_state(torch_weights.read_state_dict(weights), template)
+    frozen = {name: {"params": read_kl(latents, module)} for name, module in parts.items()}
+    variables = official.read_variables(weights, package.abstract_variables(model))
+    sampling = chosen.sampling.to_dict() if "sampling" in chosen else {}
+    converted = package.Package(node, Weights(variables, frozen), sampling)
+    return str(package.save_package(output, converted, {"converted from": weights}, dtype))
 
 
 def to_official(source: str, output: str, step: str, latents: str = "") -> str:
     """Writes a tokenizer under the official names, in the official layouts."""
-    from vqlab.workdir import load_tokenizer
+    from vqlab.runs.workdir import read_trained
 
-    if latents:
-        autoencoder = read_latent_autoencoder(source, step)
-    node, params, variables = load_tokenizer(source, step)
-    if isinstance(getattr(models.build(node), "quantizer", None), GaussianBottleneck):
-        state = kl_to_state(params, naming="ldm")
-    else:
-        state = torch_weights.to_torch_state(params, variables)
-    torch_weights.write_state_dict(output, state)
-    if latents:
-        torch_weights.write_state_dict(latents, kl_to_state(autoencoder, naming="ldm"))
-        return f"{output}\n{latents}"
-    return output
-
-
-def read_latent_autoencoder(source: str, step: str) -> dict:
-    """Parameters of the frozen autoencoder of a Semanticist's latents."""
-    node, _, variables, _ = inference.read(source, step)
-    if not variables.get("latent_space"):
+    if not latents:
+        _, variables = read_trained(source, step)
+        write_state_dict(output, official.to_state(variables))
+        return output
+    node, weights, _ = inference.read(source, step)
+    if not weights.frozen:
         raise ValueError(f"{source} holds a {node['name']} without an autoencoder: no --latents")
-    return variables["latent_space"]["params"]
+    write_state_dict(output, official.to_state(weights.variables))
+    (autoencoder,) = weights.frozen.values()
+    write_state_dict(latents, official.to_state(autoencoder))
+    return f"{output}\n{latents}"
 
 
 def to_diffusers(source: str, output: str, step: str, scaling_factor: float = 1.0) -> str:
     """Writes a KL autoencoder as a folder for diffusers' AutoencoderKL.from_pretrained."""
-    node, params, _, _ = inference.read(source, step)
-    model = models.build(node)
-    if not isinstance(getattr(model, "quantizer", None), GaussianBottleneck):
+    node, weights, _ = inference.read(source, step)
+    if official.scheme_of(weights.variables) != "kl":
         raise ValueError(f"{source} is no KL autoencoder: diffusers has no such model")
-    return str(save_diffusers(output, model, params, scaling_factor))
+    params = weights.variables["params"]
+    return str(save_diffusers(output, models.build(node), params, scaling_factor))
 
 
 def lpips(weights: str, output: str) -> str:

@@ -14,17 +14,18 @@ import pathlib
 import jax
 from absl import flags
 
-from vqlab import build, cli, cluster, results
-from vqlab.comparison import format_curves, read_comparison
-from vqlab.evals import build_evaluators
 from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
 from vqlab.evaluation.report import REPORT_FILE, format_table
-from vqlab.export.lpips_weights import read_lpips
+from vqlab.export.frozen import read_networks
+from vqlab.host import cli, cluster
 from vqlab.inference import load
+from vqlab.runs import parts, results
+from vqlab.runs.comparison import format_curves, read_comparison
+from vqlab.runs.evals import build_evaluators, used_networks
+from vqlab.runs.workdir import load_config
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.training.disk import naming
-from vqlab.workdir import load_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best or a number.")
@@ -41,14 +42,6 @@ flags.adopt_module_key_flags(cli)  # so that --help has them
 flags.adopt_module_key_flags(cluster)
 
 
-def evaluation_networks(config, tokenizer) -> dict:
-    """The frozen networks that evaluating takes: the model's own autoencoder, LPIPS if given."""
-    frozen = {"latent_space": tokenizer.variables.get("latent_space", {})}
-    if config.objective.lpips_weights:
-        frozen["lpips"] = read_lpips(config.objective.lpips_weights)
-    return frozen
-
-
 def main() -> None:
     """Loads, evaluates, prints and writes."""
     with cli.exit_on_error():
@@ -58,23 +51,21 @@ def main() -> None:
         require_writable(workdir)
         others = read_comparison(_WORKDIR.value, _COMPARE.value)
         tokenizer = load(_SOURCE.value or workdir, _STEP.value, dtype="config")  # as in training
-        config.unlock()
-        config.model = tokenizer.node
+        files = parts.frozen_files(config)
         if _LPIPS.value is not None:
-            config.objective.lpips_weights = _LPIPS.value
-        frozen = evaluation_networks(config, tokenizer)
+            files["lpips"] = _LPIPS.value
+        frozen = read_networks(files, {}, needed=(), used=used_networks(config))
         mesh = sharding.make_mesh(-1, 1)
-        read_source = functools.partial(build.build_source, config.data)
-        evaluators = build_evaluators(config, tokenizer.module, mesh, read_source)
+        read_source = functools.partial(parts.build_source, config.data)
+        evaluators = build_evaluators(config, tokenizer.codec, mesh, frozen, read_source)
         if not evaluators:
             raise ValueError(
                 f"nothing to evaluate: of config.evals {list(config.evals)} none is left"
             )
-    variables = {k: x for k, x in tokenizer.variables.items() if k != "latent_space"}
-    weights = jax.device_put((tokenizer.params, variables, frozen), sharding.replicated(mesh))
+    weights, frozen = jax.device_put((tokenizer.weights, frozen), sharding.replicated(mesh))
     try:
         with jax.set_mesh(mesh):
-            values = run_evaluators(evaluators, *weights)
+            values = run_evaluators(evaluators, weights, frozen)
     except EvaluationError as error:
         cluster.fail(str(error))
     if not values:
@@ -84,6 +75,7 @@ def main() -> None:
         page = results.write_results(
             workdir,
             config,
+            tokenizer.codec.card(),
             evaluators,
             values,
             step=_STEP.value,

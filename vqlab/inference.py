@@ -1,8 +1,7 @@
-"""A trained tokenizer for use: NumPy in, NumPy out."""
+"""A trained tokenizer for use: NumPy in, NumPy out, or pure functions for programs of your own."""
 
 from __future__ import annotations
 
-import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,176 +11,98 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqlab import models
-from vqlab.diffusion.guidance import Guidance
 from vqlab.export import package
-from vqlab.inputs import (
+from vqlab.models.codec import Codec, Sampling, Weights
+from vqlab.models.dtypes import AS_CONFIGURED, FLOAT32, with_dtype
+from vqlab.models.inputs import (
     check_indices,
     check_number,
     check_numbers,
     check_pixels,
     check_real,
-    check_seed,
 )
-from vqlab.models.concept_decoding import decode_concepts
-from vqlab.models.dtypes import AS_CONFIGURED, FLOAT32, with_dtype
-from vqlab.models.tokenizer import check_images
-from vqlab.ops.counts import check_kept, check_whole
+from vqlab.ops.counts import check_kept, check_seed, check_whole
 
 
-class LoadedTokenizer:
-    """Encodes images to indices and decodes any number of groups of them.
+class Loaded:
+    """Encodes images, and decodes any number of the units that their codes are made of.
 
-    Made by `vqlab.load`. Both methods are jitted once for each shape that they see.
+    Made by `vqlab.load`. `encode` and `decode` are for NumPy, and jitted once for each shape;
+    inside a program of your own take `encode_fn` and `decode_fn`, which are pure.
 
     Attributes:
-      num_groups: G, indices per latent position, coarse to fine.
-      codebook_size: K, codewords per group; indices lie in 0..K-1.
-      stride: pixels per latent position along each side.
-    """
+      codec: what it does and says of itself; see `vqlab.models.codec.Codec`.
+      weights: all its arrays, on the default device; what the pure functions take.
+      node: the config node of its network. module: the network, unbound.
+      sampling: defaults of `decode`, those that the model was evaluated with; {} where nothing is
+        drawn.
 
-    def __init__(self, node: Mapping[str, Any], params: Mapping, variables: Mapping):
-        self.node = node
-        self.module = models.build(node)
-        self.num_groups: int = self.module.quantizer.num_groups
-        self.codebook_size: int = self.module.quantizer.codebook_size
-        self.stride: int = self.module.stride
-        self.params, self.variables = params, variables
-        self._weights = jax.device_put({"params": params, **variables})
-        encode = functools.partial(self.module.apply, method="encode")
-        self._encode = jax.jit(lambda weights, images: encode(weights, images).indices)
-        self._decode = jax.jit(
-            functools.partial(self.module.apply, method="decode_indices"),
-            static_argnames="num_groups",
-        )
-
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """Indices [B, h, w, G] int32 of images.
-
-        Args:
-          images: [B, H, W, 3], floats in [-1, 1] or uint8; sides are multiples of `stride`.
-
-        Raises:
-          ValueError: for another shape or dtype, or values outside the range.
-        """
-        images = np.asarray(images)
-        check_images(images, self.stride)
-        return _run(self._encode, self._weights, check_pixels(images))
-
-    def decode(self, indices: np.ndarray, num_groups: int | None = None) -> np.ndarray:
-        """Images [B, H, W, 3] float32, clipped to [-1, 1].
-
-        Args:
-          indices: [B, h, w, G] integers in 0..K-1.
-          num_groups: use only the first so many groups, 0..G; None for all.
-
-        Raises:
-          ValueError: for another shape, an index out of range, or more groups than there are.
-        """
-        indices = check_indices(np.asarray(indices), self.codebook_size)
-        num_groups = check_kept("num_groups", num_groups, self.num_groups)
-        decode = functools.partial(self._decode, num_groups=num_groups)
-        return np.clip(_run(decode, self._weights, indices), -1.0, 1.0)
-
-
-class LoadedAutoencoder:
-    """Encodes images to the continuous latents of a Gaussian bottleneck, and decodes them.
-
-    Made by `vqlab.load`.
-
-    Attributes:
-      latent_channels: C.
-      stride: pixels per latent along each side.
-    """
-
-    def __init__(self, node: Mapping[str, Any], params: Mapping, variables: Mapping):
-        self.node = node
-        self.module = models.build(node)
-        self.latent_channels: int = self.module.quantizer.latent_channels
-        self.stride: int = self.module.stride
-        self.params, self.variables = params, variables
-        self._weights = jax.device_put({"params": params, **variables})
-        encode = functools.partial(self.module.apply, method="encode")
-        self._encode = jax.jit(lambda weights, images: encode(weights, images).latents)
-        self._decode = jax.jit(functools.partial(self.module.apply, method="decode"))
-
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """Latents [B, h, w, C] float32, the means of the posterior; images as for MGVQ."""
-        images = np.asarray(images)
-        check_images(images, self.stride)
-        return _run(self._encode, self._weights, check_pixels(images))
-
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Images [B, H, W, 3] float32, clipped to [-1, 1], of latents [B, h, w, C].
-
-        Raises:
-          ValueError: for another shape or dtype, or numbers that are not finite.
-        """
-        latents = check_real("latents", np.asarray(latents))
-        return np.clip(_run(self._decode, self._weights, latents), -1.0, 1.0)
-
-
-# What `decode` does where neither the caller nor the model's folder says more.
-SAMPLING = {
-    "guidance_scale": 1.0,
-    "guidance_schedule": "constant",
-    "guidance_interval": (0.0, 1.0),
-    "num_steps": 25,
-    "sampler": "",
-}
-
-
-class LoadedSemanticist:
-    """Encodes images to ordered concepts and samples images from any number of them.
-
-    Made by `vqlab.load`. Both methods are jitted once for each shape and number of steps.
-
-    Attributes:
-      num_concepts: S, concepts per image, those that explain most first.
-      concept_dim: D, numbers per concept.
-      image_size: side of the images that `decode` makes, in pixels.
-      sampling: defaults of `decode`: those that the model was evaluated with.
+    What `codec.sizes` holds are attributes too: `num_groups` (G), `codebook_size` (K) and `stride`
+    of one with indices [B, h, w, G]; `latent_channels` (C) and `stride` of one with latents
+    [B, h, w, C]; `num_concepts` (S), `concept_dim` (D) and `image_size` of one with concepts
+    [B, S, D].
     """
 
     def __init__(
         self,
         node: Mapping[str, Any],
-        params: Mapping,
-        variables: Mapping,
+        weights: Weights,
         sampling: Mapping[str, Any] | None = None,
     ):
         self.node = node
         self.module = models.build(node)
-        self.num_concepts: int = self.module.num_concepts
-        self.concept_dim: int = self.module.concept_dim
-        self.image_size: int = self.module.image_size
-        self.sampling = SAMPLING | dict(sampling or {})
-        self.params, self.variables = params, variables
-        variables = dict(variables)
-        latent_variables = variables.pop("latent_space", {})
-        self._weights = jax.device_put(({"params": params, **variables}, latent_variables))
-        self._encode = jax.jit(functools.partial(self.module.apply, method="encode"))
-        self._decode = jax.jit(self._sample, static_argnames=("num_steps", "sampler"))
+        self.codec: Codec = self.module.codec(Sampling.of(**(sampling or {})))
+        self.weights: Weights = jax.device_put(Weights(*weights))
+        self._encode = jax.jit(self.codec.encode)
+        self._decode = jax.jit(self.codec.decode)
+
+    def __getattr__(self, name: str) -> Any:
+        sizes = self.__dict__["codec"].sizes if "codec" in self.__dict__ else {}
+        if name in sizes:
+            return sizes[name]
+        raise AttributeError(f"a tokenizer with {self.codec.name} has no {name!r}")
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}={size}" for name, size in self.codec.sizes.items())
+        return f"<{self.codec.card().title} with {self.codec.name}: {sizes}>"
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The trained parameters."""
+        return self.weights.variables["params"]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The network's other collections."""
+        return {name: x for name, x in self.weights.variables.items() if name != "params"}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How it decodes by default."""
+        return self.codec.sampling.settings() if self.codec.sampling else {}
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Concepts [B, S, D] float32 of images.
+        """The code of images: indices [B, ..., G] int32, or latents or concepts float32.
 
         Args:
-          images: [B, H, W, 3], floats in [-1, 1] or uint8; sides are multiples of the encoder's
-            patch. Those of another size than `image_size` go through an interpolated position
-            table.
+          images: [B, H, W, 3], floats in [-1, 1] or uint8; sides as the network takes them.
 
         Raises:
           ValueError: for another shape or dtype, or values outside the range.
+          TypeError: inside of a JAX transformation.
         """
+        _refuse_tracers(images, "encode_fn(tokenizer.weights, images)")
         images = np.asarray(images)
-        check_images(images, self.module.encoder.patch_size)
-        return _run(self._encode, self._weights[0], check_pixels(images))
+        self.codec.check_images(images)
+        return _run(self._encode, self.weights, check_pixels(images))
 
     def decode(
         self,
-        concepts: np.ndarray,
-        num_concepts: int | None = None,
+        code: np.ndarray,
+        num_kept: int | None = None,
         *,
+        num_groups: int | None = None,
+        num_concepts: int | None = None,
         guidance_scale: float | None = None,
         guidance_schedule: str | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -192,8 +113,9 @@ class LoadedSemanticist:
         """Images [B, H, W, 3] float32, clipped to [-1, 1].
 
         Args:
-          concepts: [B, S, D].
-          num_concepts: use only the first so many, 0..S; None for all. The others change nothing.
+          code: as `encode` gives it.
+          num_kept: use only the first so many units, 0..total; None for all. The others change
+            nothing. `num_groups` and `num_concepts` are the same by the name of the units.
           guidance_scale: 1 for none, 0 for images of no concept; None, as for the arguments below,
             for the default in `sampling`.
           guidance_schedule, guidance_interval: of the scale over sampling; see
@@ -203,74 +125,99 @@ class LoadedSemanticist:
           seed: of the noise, 0..2**32-1.
 
         Raises:
-          ValueError: for another shape or dtype, numbers that are not finite, or a setting that
-            the model cannot take.
+          ValueError: for another shape or dtype, numbers out of range or not finite, or a setting
+            that the model cannot take.
+          TypeError: inside of a JAX transformation.
         """
-        concepts = self._check_concepts(np.asarray(concepts))
-        chosen = self.sampling | {
-            name: value
-            for name, value in {
-                "guidance_scale": guidance_scale,
-                "guidance_schedule": guidance_schedule,
-                "guidance_interval": guidance_interval,
-                "num_steps": num_steps,
-                "sampler": sampler,
-            }.items()
-            if value is not None
+        _refuse_tracers(code, "decode_fn(tokenizer.weights, code)")
+        code = np.asarray(code)
+        self.codec.check_code(code)
+        kept = self._num_kept(num_kept, groups=num_groups, concepts=num_concepts)
+        settings = {
+            "num_steps": num_steps if num_steps is None else check_whole("num_steps", num_steps),
+            "guidance_scale": _number("guidance_scale", guidance_scale),
+            "guidance_schedule": guidance_schedule,
+            "guidance_interval": _numbers("guidance_interval", guidance_interval),
+            "sampler": sampler if sampler is None else str(sampler),
         }
-        guidance = Guidance(
-            check_number("guidance_scale", chosen["guidance_scale"]),
-            chosen["guidance_schedule"],
-            check_numbers("guidance_interval", chosen["guidance_interval"]),
-        )
-        decode = functools.partial(
-            self._decode,
-            num_kept=check_kept("num_concepts", num_concepts, self.num_concepts),
-            key=jax.random.key(check_seed(seed)),
-            guidance=None if guidance.is_off else guidance,
-            num_steps=check_whole("num_steps", chosen["num_steps"]),
-            sampler=str(chosen["sampler"]),  # a static argument; an unknown name is named
-        )
-        return np.clip(_run(decode, self._weights, concepts), -1.0, 1.0)
+        sampling, key = self._sampling(settings), jax.random.key(check_seed(seed))
 
-    def _sample(self, weights, concepts, *, num_kept, key, guidance, num_steps, sampler):
-        return decode_concepts(
-            self.module,
-            *weights,
-            concepts,
-            key=key,
-            num_kept=num_kept,
-            guidance=guidance or Guidance(),
-            num_steps=num_steps,
-            sampler=sampler,
-        )
+        def decode(weights, code):
+            return self._decode(weights, code, kept, key, sampling)
 
-    def _check_concepts(self, concepts: np.ndarray) -> np.ndarray:
-        if concepts.ndim != 3 or concepts.shape[1:] != (self.num_concepts, self.concept_dim):
-            raise ValueError(
-                f"concepts {concepts.shape} must be [B, {self.num_concepts}, {self.concept_dim}]"
-            )
-        return check_real("concepts", concepts)
+        return np.clip(_run(decode, self.weights, self._as_stored(code)), -1.0, 1.0)
+
+    def lookup(self, code: np.ndarray) -> np.ndarray:
+        """[B, ..., C] float32: the vectors of a code, which second stages read.
+
+        Codewords side by side for indices; latents and concepts are their own.
+        """
+        self.codec.check_code(np.asarray(code))
+        return np.asarray(self.lookup_fn(self.weights, self._as_stored(np.asarray(code))))
+
+    def encode_fn(self, weights: Weights, images: jax.Array) -> jax.Array:
+        """`encode` as a pure function, for your own `jit`, `vmap`, `grad` or `shard_map`.
+
+        Images are floats in [-1, 1], whose range is not checked, or uint8; another dtype is a
+        ValueError.
+        """
+        self.codec.check_images(images)
+        return self.codec.encode(weights, images)
+
+    def decode_fn(
+        self,
+        weights: Weights,
+        code: jax.Array,
+        num_kept: int | jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """`decode` as a pure function; `num_kept` may be traced, `key` is of the noise, if any."""
+        if num_kept is None:
+            num_kept = self.codec.units.total
+        key = jax.random.key(0) if key is None else key
+        return jnp.clip(self.codec.decode(weights, code, num_kept, key), -1.0, 1.0)
+
+    def lookup_fn(self, weights: Weights, code: jax.Array) -> jax.Array:
+        """`lookup` as a pure function."""
+        return self.codec.lookup(weights, code)
+
+    def _num_kept(self, num_kept: int | None, **by_noun: int | None) -> int:
+        units = self.codec.units
+        for noun, value in by_noun.items():
+            if value is None:
+                continue
+            if noun != units.noun:
+                counted = f"counts {units.noun}" if units.noun else "keeps its code whole"
+                raise ValueError(f"num_{noun}={value}: this tokenizer {counted}")
+            num_kept = value
+        return check_kept(f"num_{units.noun or 'kept'}", num_kept, units.total)
+
+    def _sampling(self, settings: Mapping[str, Any]) -> Sampling | None:
+        given = [name for name, value in settings.items() if value is not None]
+        if self.codec.sampling is None:
+            if given:
+                raise ValueError(f"this tokenizer draws nothing: it takes no {', '.join(given)}")
+            return None
+        return self.codec.sampling.changed(**settings)
+
+    def _as_stored(self, code: np.ndarray) -> np.ndarray:
+        """The code as int32 or float32."""
+        size = self.codec.codebook_size
+        return check_real(self.codec.name, code) if size is None else check_indices(code, size)
 
 
-Loaded = LoadedTokenizer | LoadedAutoencoder | LoadedSemanticist
+def read(path: str | pathlib.Path, step: int | str = "latest") -> package.Package:
+    """What an exported folder or a run's workdir holds.
 
-
-def read(path: str | pathlib.Path, step: int | str = "latest") -> tuple[dict, dict, dict, dict]:
-    """(model node, params, variables, sampling) of an exported folder or a run's workdir.
-
-    `variables` hold the frozen autoencoder of a latent space too, `sampling` how the model decodes
-    by default. Arguments and errors as those of `load`; the node's dtypes are the stored ones.
+    Arguments and errors as those of `load`; the node's dtypes are the stored ones.
     """
     path = pathlib.Path(path).expanduser()
     if package.is_package(path):
-        return *package.load_package(path), package.load_sampling(path)
+        return package.load_package(path)
     # Only a workdir needs what training needs.
-    from vqlab import workdir
+    from vqlab.runs import workdir
 
-    node, params, variables = workdir.load_tokenizer(path, step)
-    variables |= workdir.load_latent_space(path)
-    return node, params, variables, workdir.load_sampling(path)
+    return workdir.read_run(path, step)
 
 
 def load(path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None) -> Loaded:
@@ -283,23 +230,29 @@ def load(path: str | pathlib.Path, step: int | str = "latest", dtype: str | None
         or the run's config says. None: what an exported folder says, and float32 of a workdir,
         whatever it trains in.
 
-    Returns:
-      What fits the model: indices, continuous latents, or concepts.
-
     Raises:
       ValueError: no tokenizer there, one that is cut short, or an unknown dtype.
     """
-    node, params, variables, sampling = read(path, step)
+    node, weights, sampling = read(path, step)
     if dtype is None:
         dtype = AS_CONFIGURED if package.is_package(path) else FLOAT32
-    node = with_dtype(node, dtype)
-    if node["name"] == "semanticist":
-        return LoadedSemanticist(node, params, variables, sampling)
-    is_discrete = "codebook_size" in node["quantizer"]
-    return (LoadedTokenizer if is_discrete else LoadedAutoencoder)(node, params, variables)
+    return Loaded(with_dtype(node, dtype), weights, sampling)
 
 
-def _run(function: Callable, weights: Any, batch: np.ndarray) -> np.ndarray:
+def _number(name: str, value: Any) -> float | None:
+    return None if value is None else check_number(name, value)
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...] | None:
+    return None if values is None else check_numbers(name, values)
+
+
+def _refuse_tracers(array: Any, instead: str) -> None:
+    if isinstance(array, jax.core.Tracer):
+        raise TypeError(f"NumPy arrays go here; inside jit and the like use tokenizer.{instead}")
+
+
+def _run(function: Callable, weights: Weights, batch: np.ndarray) -> np.ndarray:
     """function(weights, batch) on the host; of an empty batch only the shape is computed."""
     if len(batch):
         return np.asarray(function(weights, jnp.asarray(batch)))

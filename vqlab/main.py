@@ -17,16 +17,17 @@ import jax
 from absl import flags
 from clu import parameter_overview
 
-from vqlab import build, cli, cluster, results
-from vqlab.comparison import format_curves, read_comparison
 from vqlab.data import CorruptDataError
 from vqlab.evaluation.evaluators import EvaluationError
 from vqlab.evaluation.report import REPORT_FILE
-from vqlab.export import package
-from vqlab.lock import only_run
+from vqlab.export.package import Package, save_package
+from vqlab.host import cli, cluster
+from vqlab.host.lock import only_run
+from vqlab.host.memory import keep_freed_memory
+from vqlab.runs import build, results
+from vqlab.runs.comparison import format_curves, read_comparison
 from vqlab.training.checkpoint import CheckpointError
 from vqlab.training.disk import naming, write_text
-from vqlab.training.host_memory import keep_freed_memory
 from vqlab.training.loop import DivergedForGood, Intervals, train
 from vqlab.training.stopping import StopRequested, StopSignal
 
@@ -59,16 +60,18 @@ def main() -> None:
             others = read_comparison(_WORKDIR.value, _COMPARE.value)
             training = build.build_run(config, _WORKDIR.value, stop)
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
-        log.info("%s", describe(training, workdir))
+        log.info("%s", overview(training, workdir))
         with jax.set_mesh(training.mesh), contextlib.closing(training.run):
             # Within: alone, closing would wait for others for ever.
             with cluster.ending_with_peers(EXIT_STOPPED):
-                is_complete = run(config, workdir, training, others)
+                is_complete = train_to_the_end(config, workdir, training, others)
     if not is_complete:
         sys.exit(EXIT_STOPPED)
 
 
-def run(config, workdir: pathlib.Path, training: build.TrainingRun, others: Mapping) -> bool:
+def train_to_the_end(
+    config, workdir: pathlib.Path, training: build.TrainingRun, others: Mapping
+) -> bool:
     """Trains, then evaluates and exports; False where it was stopped before all was done."""
     intervals = Intervals(**config.intervals)
     try:
@@ -90,7 +93,7 @@ def run(config, workdir: pathlib.Path, training: build.TrainingRun, others: Mapp
         cluster.fail(str(error))
 
 
-def describe(training: build.TrainingRun, workdir: pathlib.Path) -> str:
+def overview(training: build.TrainingRun, workdir: pathlib.Path) -> str:
     """One line on parameters, devices and where the run stands; parameters.txt has them all."""
     params = training.run.state.params
     if jax.process_index() == 0:
@@ -104,19 +107,14 @@ def describe(training: build.TrainingRun, workdir: pathlib.Path) -> str:
     return f"parameters: {counts}; mesh {mesh} of {device}; step {int(training.run.state.step)}"
 
 
-def complete_variables(variables: dict, frozen: dict) -> dict:
-    """With the frozen autoencoder that decoding needs, where there is one."""
-    latent_space = frozen.get("latent_space")
-    return variables | {"latent_space": latent_space} if latent_space else variables
-
-
 def report(config, workdir: pathlib.Path, training: build.TrainingRun, state, others):
     """Writes the report of what was evaluated last; its path on process 0, None elsewhere."""
-    params, _ = build.evaluated_weights(state)
+    params = training.weights(state).variables["params"]
     with naming(workdir / REPORT_FILE):
         return results.write_results(
             workdir,
             config,
+            training.codec.card(),
             training.evaluators,
             training.run.evaluation or {},
             step=int(state.step),
@@ -141,18 +139,13 @@ def finish(
     if run.evaluation is None and run.evaluate is not None:
         run.evaluation = run.evaluate(state)
     page = report(config, workdir, training, state, others)
-    params, variables = build.evaluated_weights(state)
-    params, variables = build.to_host((params, complete_variables(variables, run.frozen)))
+    weights = build.gather(training.weights(state))
     if jax.process_index() == 0:
+        sampling = config.sampling.to_dict() if "sampling" in config else {}
+        facts = {"steps": int(state.step), "training images": config.data.name}
         try:
-            package.save_package(
-                workdir / "export",
-                config.model.to_dict(),
-                params,
-                variables,
-                facts={"steps": int(state.step), "training images": config.data.name},
-                sampling=config.sampling.to_dict() if "sampling" in config else None,
-            )
+            package = Package(config.model.to_dict(), weights, sampling)
+            save_package(workdir / "export", package, facts)
         except ValueError as error:  # a full disk, or a folder of something else
             cluster.fail(str(error))
         if curves := format_curves({workdir.name: run.evaluation or {}} | dict(others or {})):

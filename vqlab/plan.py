@@ -27,7 +27,8 @@ import jaxlib
 from absl import flags
 from ml_collections import config_flags
 
-from vqlab import cli, estimate
+from vqlab.data import SOURCES
+from vqlab.host import cli
 from vqlab.planning import answers, compiling
 from vqlab.planning.chips import GPUS, TPUS
 from vqlab.planning.describe import describe, row
@@ -38,6 +39,8 @@ from vqlab.planning.topologies import (
     parse_tpu,
     tpu_devices,
 )
+from vqlab.registry import choose
+from vqlab.runs import estimate
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"A TPU slice, CHIP:SHAPE of {', '.join(chip.name for chip in TPUS)}."
@@ -70,10 +73,6 @@ flags.mark_flag_as_required("config")
 flags.adopt_module_key_flags(cli)  # so that --help has it
 
 log = logging.getLogger("vqlab")
-
-# Training images of data sets whose size is known without reading them.
-IMAGES = {"imagenet2012": 1_281_167}
-
 
 # Without its optimizer the CPU's compiler counts the same, in a fraction of the time.
 CPU_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -110,7 +109,8 @@ def _epoch_images(config) -> int | None:
         if _IMAGES.value < 1:
             raise ValueError(f"images={_IMAGES.value} must be at least 1")
         return _IMAGES.value
-    return IMAGES.get(config.data.dataset) if config.data.name == "tfds" else None
+    source = choose("data source", config.data.name, SOURCES)
+    return source.known_images(config.data.to_dict())
 
 
 def _compiler(topology: Topology) -> str:

@@ -19,11 +19,13 @@ import pathlib
 import jax
 from absl import flags
 
-from vqlab import cli, cluster, data, precompute
+from vqlab import data
 from vqlab.export.package import is_package
+from vqlab.host import cli, cluster
+from vqlab.runs import precompute
+from vqlab.runs.workdir import load_config
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
-from vqlab.workdir import load_config
 
 _WHAT = flags.DEFINE_enum("what", "latents", precompute.WHAT, "What to store.")
 _SOURCE = flags.DEFINE_string("source", None, "The trained tokenizer: a workdir or an export.")

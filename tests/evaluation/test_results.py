@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.evaluation import stubs
-from vqlab import results
 from vqlab.evaluation import panels
 from vqlab.evaluation.evaluators import EVALUATORS
+from vqlab.runs import results
 
 CODECS = {
     "semanticist": stubs.codec_of(stubs.semanticist(), num_steps=2, guidance_scale=2.0),

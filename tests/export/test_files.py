@@ -3,8 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from tests import tiny_kl
-from vqlab.export import package, torch_weights
+from tests import exports, tiny_kl
+from vqlab.export import torch_weights
 from vqlab.export.files import save_arrays
 
 
@@ -15,7 +15,7 @@ def test_files_of_arrays_have_the_rights_of_a_new_file(umask, mode, tmp_path):
     try:
         save_arrays(tmp_path / "a.safetensors", arrays)
         torch_weights.write_state_dict(tmp_path / "b.safetensors", arrays)
-        package.save_package(tmp_path / "c", tiny_kl.node(), arrays, {})
+        exports.save(tmp_path / "c", tiny_kl.node(), arrays, {})
         assert os.umask(umask) == umask  # left as it was
     finally:
         os.umask(before)

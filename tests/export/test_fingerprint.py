@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqlab.export.fingerprint import fingerprint, latent_fingerprints
+from vqlab.export.fingerprint import fingerprint
+from vqlab.export.frozen import network_fingerprint
 
 NODE = {"name": "tokenizer", "widths": (1, 2), "encoder": {"depth": 2, "dtype": "float32"}}
 ARRAYS = {"params": {"a": np.arange(6, dtype=np.float32), "b": {"c": np.float32(1)}}}
@@ -44,10 +45,11 @@ def test_a_matrix_and_its_transpose_differ():
     assert fingerprint({}, {"w": square.T}) == fingerprint({}, {"w": square.T.copy()})
 
 
-def test_arrays_to_train_from_and_what_makes_them():
+def test_frozen_networks_are_told_by_their_part_of_the_model():
     model = {"latent_space": {"name": "autoencoder_space", "autoencoder": NODE}}
-    made = latent_fingerprints(model, {"latent_space": ARRAYS, "repa": ARRAYS})
-    assert made["moments"] == (fingerprint(NODE, ARRAYS), "autoencoder")
-    assert made["repa_features"][1] == "DINOv2"
-    pixels = {"latent_space": {"name": "pixel_space"}}
-    assert latent_fingerprints(pixels, {"latent_space": {}}) == {}
+    made = network_fingerprint("latent_space", model, ARRAYS)
+    assert made == (fingerprint(NODE, ARRAYS), "autoencoder")
+    assert network_fingerprint("repa", model, ARRAYS) == (
+        fingerprint({"name": "dinov2"}, ARRAYS),
+        "DINOv2",
+    )

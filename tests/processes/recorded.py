@@ -11,8 +11,9 @@ import pathlib
 
 import jax
 
-from vqlab import cli, main
+from vqlab import main
 from vqlab.data.pipeline import TrainBatches
+from vqlab.host import cli
 
 given = TrainBatches.__next__
 

@@ -109,17 +109,17 @@ def test_a_mesh_that_cuts_across_processes_is_refused():
 def test_bytes_of_the_whole_state_fall_with_fsdp(kind):
     """Parameters, moments of all players and averages of published sizes; nothing is computed."""
     from configs import mgvq_f16, semanticist_l
-    from vqlab import build
+    from vqlab.runs import parts, train_state
 
     config = {"mgvq": mgvq_f16, "semanticist": semanticist_l}[kind].get_config()
     config = config.copy_and_resolve_references().unlock()
     config.ema_decay = 0.99
-    objective = build.build_objective(config)
-    optimizers = build.build_optimizers(config, objective.players)
+    objective = parts.build_objective(config)
+    optimizers = parts.build_optimizers(config, objective.players)
 
     def bytes_on_a_device(fsdp):
         mesh = sharding.make_mesh(-1, fsdp)
-        state, _ = build.initial_state(config, objective, optimizers, mesh)
+        state, _ = train_state.place_state(config, objective, optimizers, mesh)
         return sum(
             np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(state)

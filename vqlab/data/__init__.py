@@ -15,7 +15,8 @@ from vqlab.data.packing import bits_for
 from vqlab.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
 from vqlab.data.record_writer import RecordFileError, RecordWriter
 from vqlab.data.records import RecordArrays, RecordSource
-from vqlab.data.sources import Source, build_source
+from vqlab.data.source import Source
+from vqlab.data.sources import SOURCES, build_source
 from vqlab.data.tiles import TileSource
 from vqlab.data.transforms import CenterCrop, StoredCrop, TrainTransform, to_float
 from vqlab.data.views import CenterViews, RandomViews, ViewBatches
@@ -34,6 +35,7 @@ __all__ = [
     "RecordFileError",
     "RecordSource",
     "RecordWriter",
+    "SOURCES",
     "Source",
     "StoredCrop",
     "TileSource",

@@ -58,12 +58,12 @@ def listing_facts(source, count: int) -> dict[str, str]:
     copy may lose the times. {} for a source that cannot tell.
 
     Args:
-      source: its method `entries(count)`, where it has one, gives the `Entry`s.
+      source: its method `entries(count)` gives the `Entry`s.
       count: of images.
     """
-    if not hasattr(source, "entries"):
-        return {}
     entries = source.entries(count)
+    if not entries:
+        return {}
     return {
         "times": _fingerprint(str(entry.time) for entry in entries),
         "listing": _fingerprint(f"{entry.name}\t{entry.size}" for entry in entries),

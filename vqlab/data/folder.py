@@ -16,9 +16,10 @@ from vqlab.data.folder_splits import (
     without_lone_folder,
 )
 from vqlab.data.listing import describe_skipped, list_images
+from vqlab.data.source import Source
 
 
-class FolderSource:
+class FolderSource(Source):
     """The images below a folder that Pillow reads, whatever the case of their extensions.
 
     `path` may hold folders of its splits (see `SPLIT_FOLDERS`); without any of these the whole
@@ -51,6 +52,7 @@ class FolderSource:
         if not path or not root.is_dir():
             raise ValueError(f"image folder {str(path)!r} does not exist or is no folder")
         self.decoding = decoding
+        self._path = str(path)
         splits = split_folders(root)
         folder = folder_of(root, splits, split)
         self.place = str(folder)
@@ -75,6 +77,11 @@ class FolderSource:
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._labels = [labels.get(name.split(os.sep, 1)[0], 0) for name in self._files]
         self.num_classes = len(self.class_names) if own else 0 if others else 1
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The folder as it was given."""
+        return {"path": self._path}
 
     def __len__(self) -> int:
         return len(self._files)

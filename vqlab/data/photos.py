@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from vqlab.data.decode import decode_rgb
+from vqlab.data.source import Source
 
 PHOTOS = {
     "train": (
@@ -26,7 +27,7 @@ PHOTOS = {
 }
 
 
-class PhotoSource:
+class PhotoSource(Source):
     """Eight photographs to train on, two others (coffee, flower) to validate on.
 
     The split is by photograph, so no validation pixel is ever trained on; sampling is per

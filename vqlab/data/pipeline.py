@@ -9,7 +9,7 @@ import numpy as np
 from vqlab.data.corrupt import CorruptDataError, CorruptRecords
 from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples, array_fields
 from vqlab.data.reading import Reading
-from vqlab.data.transforms import StoredCrop, to_float
+from vqlab.data.transforms import StoredCrop
 
 ENDLESS = 2**62  # batches
 
@@ -32,17 +32,6 @@ class TrainBatches:
         return self._corrupt
 
     @property
-    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """(shape, dtype) of a global batch's arrays by name, without the labels."""
-        rows = self._rows
-        arrays = {
-            name: (shape, "float32" if np.dtype(dtype).kind == "f" else dtype)
-            for name, (dtype, shape) in rows.fields.items()
-        }
-        arrays["images"] = (rows.size, rows.size, 3), "float32"
-        return {n: ((rows.batch_size, *shape), dtype) for n, (shape, dtype) in arrays.items()}
-
-    @property
     def num_reshuffles(self) -> int:
         """How often the order was changed."""
         return self._num_reshuffles
@@ -51,9 +40,9 @@ class TrainBatches:
         return self
 
     def __next__(self) -> dict:
-        """{"images": float32 [b, H, W, 3] in [-1, 1], "labels": int32 [b]} with b = B / P rows.
+        """{"images": uint8 [b, H, W, 3], "labels": int32 [b]} with b = B / P rows.
 
-        From records also their arrays, floats as float32.
+        From records also their arrays, as they are stored: devices convert, and less travels.
 
         Raises:
           CorruptDataError: too many records are corrupt.
@@ -127,7 +116,7 @@ class EvalBatches:
 
     def __iter__(self):
         """Yields {"images", "labels", "mask": bool [b]} and arrays as in training; the mask is
-        False, and the image zero in uint8 (-1), where there is no example: a corrupt image, or
+        False, and the image zero, where there is no example: a corrupt image, or
         the last batch's padding."""
         self.corrupt = CorruptRecords(self._count, self._max_corrupt_share)
         batches = self._reading.read(self._rows, len(self))
@@ -229,11 +218,6 @@ def _rows(examples, source, size, batch_size, process_index, process_count) -> B
 
 
 def _finish(batch: dict) -> dict:
-    """The batch as the model takes it, in memory of its own (workers lend theirs)."""
-    images = to_float(batch.pop("images_u8"))
-    return {"images": images, **{name: _widened(value) for name, value in batch.items()}}
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    """A copy; of floats in float32, whatever they are stored in."""
-    return np.array(array, np.float32 if array.dtype.kind == "f" else array.dtype)
+    """The batch as it is stored, in memory of its own: workers lend theirs."""
+    images = batch.pop("images_u8")
+    return {"images": images.copy(), **{name: np.array(value) for name, value in batch.items()}}

@@ -21,11 +21,12 @@ from vqlab.data.contents import Entry
 from vqlab.data.decode import UNREADABLE
 from vqlab.data.manifest import Shard, read_manifest
 from vqlab.data.record_format import decode_arrays, decode_bare, decode_record
+from vqlab.data.source import Source
 
 NUM_CHECKED = 64  # records looked at before a run
 
 
-class RecordArrays:
+class RecordArrays(Source):
     """Random access to labels and arrays of the records in `path/split`, whatever lies beside.
 
     Before anything is read in earnest every file is compared with the manifest, and the first
@@ -43,6 +44,7 @@ class RecordArrays:
 
     def __init__(self, path: str, split: str = "train"):
         self.manifest = read_manifest(path, split)
+        self._path = str(path)
         self._folder = Path(path).expanduser() / split
         self.num_classes = self.manifest.num_classes
         self.fields = {n: (f.dtype, f.shape) for n, f in self.manifest.fields.items()}
@@ -64,6 +66,11 @@ class RecordArrays:
             self[record]
         except UNREADABLE as error:
             raise ValueError(f"{self.name(record)} is damaged: {error}") from error
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The folder as it was given."""
+        return {"path": self._path}
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -102,6 +109,8 @@ class RecordSource(RecordArrays):
     Raises:
       ValueError: also where the records hold no images.
     """
+
+    is_cropped = True
 
     def __init__(self, path: str, split: str = "train"):
         if not read_manifest(path, split).has_images:

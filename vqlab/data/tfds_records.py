@@ -2,9 +2,12 @@
 
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from vqlab.data.contents import Entry
 from vqlab.data.decode import PLAIN, Decoding
+from vqlab.data.source import Source
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 # What `tfds build` imports; apache-beam's pins and ours cannot be met together.
@@ -12,8 +15,11 @@ _BUILDER = (
     "tensorflow-cpu tensorflow-datasets apache-beam mlcroissant array_record importlib_resources"
 )
 
+# Training images of data sets whose size is known without reading them.
+TRAIN_IMAGES = {"imagenet2012": 1_281_167}
 
-class TfdsSource:
+
+class TfdsSource(Source):
     """Random access to a prepared data set with an `image` and possibly a `label` feature.
 
     Images stay encoded here (tfds would leave CMYK, palettes and alpha as they are) and are
@@ -46,6 +52,16 @@ class TfdsSource:
         self._has_label = "label" in features
         label = features["label"] if self._has_label else None
         self.num_classes = (getattr(label, "num_classes", None) or 1) if self._has_label else 0
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The name of the data set."""
+        return {"dataset": self._args[0]}
+
+    @classmethod
+    def known_images(cls, settings: Mapping[str, Any]) -> int | None:
+        """Of data sets that everybody knows."""
+        return TRAIN_IMAGES.get(settings["dataset"])
 
     def __reduce__(self):
         # A worker opens its own: builders do not always pickle.

@@ -3,9 +3,10 @@
 import numpy as np
 
 from vqlab.data.decode import UNREADABLE, decode_rgb, decoding_of
+from vqlab.data.source import Source
 
 
-class TileSource:
+class TileSource(Source):
     """The non-overlapping `size` x `size` tiles of every image, in raster order.
 
     Evaluates all pixels of few photographs (a rest at the right and lower edge is left out). Image

@@ -4,9 +4,12 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 
 def save_arrays(
@@ -20,6 +23,18 @@ def save_arrays(
     save_file({name: np.array(a, order="C") for name, a in arrays.items()}, path, metadata)
     with contextlib.suppress(PermissionError):  # mounts that keep no rights refuse to set them
         Path(path).chmod(0o666 & ~_umask())
+
+
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """What `save_arrays` wrote, nested by the slashes in the names.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    try:
+        return traverse_util.unflatten_dict(load_file(path), sep="/")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def require_free(path: Path, own_file: str) -> None:

@@ -29,24 +29,3 @@ def fingerprint(node: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()[:DIGITS]
-
-
-def latent_fingerprints(
-    model: Mapping[str, Any], frozen: Mapping[str, Any]
-) -> dict[str, tuple[str, str]]:
-    """(fingerprint, the network in words) of each array that a Semanticist trains from.
-
-    "moments" for the autoencoder of its latent space, if it has one, and "repa_features" for
-    DINOv2, if its weights are there.
-
-    Args:
-      model: the config node of the whole model, as a nested dict.
-      frozen: parameters of the networks that are never trained, "latent_space" and "repa".
-    """
-    made = {}
-    if "autoencoder" in model["latent_space"]:
-        node = model["latent_space"]["autoencoder"]
-        made["moments"] = fingerprint(node, frozen["latent_space"]), "autoencoder"
-    if "repa" in frozen:
-        made["repa_features"] = fingerprint({"name": "dinov2"}, frozen["repa"]), "DINOv2"
-    return made

@@ -7,7 +7,6 @@ A new one is a line in `NETWORKS`.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,9 +55,11 @@ def _lpips_shapes(module: None) -> Any:
 
 def _read_autoencoder(path: str, module: nn.Module) -> dict[str, Any]:
     """Variables of a KL autoencoder from a published file, or of a folder that was exported."""
-    if not pathlib.Path(path).expanduser().is_dir():
+    if not package.is_package(path):
         return {"params": read_kl(path, module)}
-    return dict(package.read_variables(path, module))
+    variables = package.load_package(path).weights.variables
+    package.check_variables(module, variables, path)
+    return dict(variables)
 
 
 def _dinov2_shapes(module: None) -> Any:

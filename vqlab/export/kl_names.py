@@ -58,6 +58,11 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _OLD_DIFFUSERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
+def is_kl(paths: Iterable[str]) -> bool:
+    """Whether the paths are those of the variables of such a network."""
+    return any(path.startswith("params/encoder/middle/attention/") for path in paths)
+
+
 def detect_naming(names: Iterable[str]) -> str:
     """The naming, "ldm" or "diffusers"; ValueError for names of neither."""
     for name in names:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file
 
 from vqlab import models
 from vqlab.export.files import require_free, save_arrays
+from vqlab.models.codec import Sampling, Weights
 from vqlab.models.dtypes import FLOAT32, describe_dtypes, with_dtype
 
 FORMAT = "vqlab-tokenizer-1"
@@ -27,7 +29,7 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "READ
 
 _CARD = """# {name}
 
-An image tokenizer exported by vqlab: {kind}.
+An image tokenizer exported by vqlab: {title}.
 
 | | |
 |---|---|
@@ -39,15 +41,18 @@ tokenizer = vqlab.load("{name}")
 {usage}
 ```
 """
-_USE_GROUPS = """\
-indices = tokenizer.encode(images)  # [B, H, W, 3] in [-1, 1] -> [B, h, w, {groups}] int32
-images = tokenizer.decode(indices, num_groups={groups})  # fewer groups: coarser"""
-_USE_LATENTS = """\
-latents = tokenizer.encode(images)  # [B, H, W, 3] in [-1, 1] -> [B, h, w, {channels}] float32
-images = tokenizer.decode(latents)"""
-_USE_CONCEPTS = """\
-concepts = tokenizer.encode(images)  # [B, {size}, {size}, 3] in [-1, 1] -> [B, {total}, {dim}]
-images = tokenizer.decode(concepts, num_concepts={total})  # fewer concepts: what matters most"""
+
+
+class Package(NamedTuple):
+    """A tokenizer as it is stored.
+
+    node: its config node. weights: as NumPy arrays. sampling: how it decodes by default, as
+    arguments of `Sampling.of`; {} for one that does not sample.
+    """
+
+    node: dict[str, Any]
+    weights: Weights
+    sampling: dict[str, Any]
 
 
 def is_package(path: str | pathlib.Path) -> bool:
@@ -57,39 +62,32 @@ def is_package(path: str | pathlib.Path) -> bool:
 
 def save_package(
     path: str | pathlib.Path,
-    node: Mapping[str, Any],
-    params: Mapping,
-    variables: Mapping,
+    package: Package,
     facts: Mapping[str, Any] | None = None,
-    sampling: Mapping[str, Any] | None = None,
     dtype: str = FLOAT32,
 ) -> pathlib.Path:
     """Writes the folder.
 
     Args:
       path: the folder: a new or empty one, or a package, which is replaced.
-      node: the model's config node.
-      params: its parameters.
-      variables: its other collections, and as "latent_space" the variables of a frozen autoencoder.
+      package: what to write.
       facts: further rows of the model card.
-      sampling: how a model that samples decodes by default.
       dtype: what activations are computed in where it is loaded, "float32" or "bfloat16"; "config"
-        for what `node` says, which is what the model was trained in.
+        for what the node says, which is what the model was trained in.
 
     Raises:
       ValueError: when the folder holds something else, or cannot be written; an unknown dtype.
     """
     path = pathlib.Path(path).expanduser()
-    node = with_dtype(node, dtype)
+    package = package._replace(node=with_dtype(package.node, dtype))
     require_free(path, WEIGHTS_FILE)
-    arrays = traverse_util.flatten_dict({"params": params, **variables}, sep="/")
-    config = {"format": FORMAT, "model": node, "sampling": dict(sampling or {})}
+    config = {"format": FORMAT, "model": package.node, "sampling": dict(package.sampling)}
     config["facts"] = dict(facts or {})
     try:
         path.mkdir(parents=True, exist_ok=True)
-        save_arrays(path / WEIGHTS_FILE, arrays)
+        save_arrays(path / WEIGHTS_FILE, flatten(package.weights))
         (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        (path / CARD_FILE).write_text(_card(path.name, node, params, facts or {}))
+        (path / CARD_FILE).write_text(_card(path.name, package, facts or {}))
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
     except SafetensorError as error:
@@ -97,38 +95,19 @@ def save_package(
     return path
 
 
-def _card(name: str, node: Mapping, params: Mapping, facts: Mapping[str, Any]) -> str:
-    kind, rows, usage = _describe(node)
-    rows["parameters"] = f"{sum(array.size for array in jax.tree.leaves(params)):,}"
-    rows["computes in"] = describe_dtypes(node)
+def _card(name: str, package: Package, facts: Mapping[str, Any]) -> str:
+    codec = models.build(package.node).codec(Sampling.of(**package.sampling))
+    title, rows, usage = codec.card()
+    params = jax.tree.leaves(package.weights.variables["params"])
+    rows["parameters"] = f"{sum(array.size for array in params):,}"
+    rows["computes in"] = describe_dtypes(package.node)
     rows |= facts
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
-    return _CARD.format(name=name, kind=kind, rows=table, usage=usage)
+    return _CARD.format(name=name, title=title, rows=table, usage=usage)
 
 
-def _describe(node: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
-    """(kind, rows, usage) of the card."""
-    if node["name"] == "semanticist":
-        encoder = node["encoder"]
-        total, dim, size = (encoder[n] for n in ("num_concepts", "concept_dim", "image_size"))
-        rows = {"concepts x numbers": f"{total} x {dim}", "image size": f"{size} pixels"}
-        usage = _USE_CONCEPTS.format(total=total, dim=dim, size=size)
-        return "Semanticist, ordered concepts and a diffusion decoder", rows, usage
-    quantizer, stride = node["quantizer"], models.build(node).stride
-    rows = {"stride": f"{stride} pixels"}
-    if "codebook_size" not in quantizer:
-        channels = quantizer["latent_channels"]
-        kind = "a Gaussian bottleneck on a convolutional autoencoder"
-        return kind, rows | {"latent channels": channels}, _USE_LATENTS.format(channels=channels)
-    groups, size = quantizer["num_groups"], quantizer["codebook_size"]
-    rows["groups x codewords per group"] = f"{groups} x {size}"
-    rows["bits per pixel"] = f"{groups * np.log2(size) / stride**2:.4f}"
-    kind = "MGVQ, grouped codebooks on a convolutional autoencoder"
-    return kind, rows, _USE_GROUPS.format(groups=groups)
-
-
-def load_package(path: str | pathlib.Path) -> tuple[dict, dict, dict]:
-    """(model node, params, variables) of a folder, as NumPy arrays.
+def load_package(path: str | pathlib.Path) -> Package:
+    """What a folder holds.
 
     Raises:
       ValueError: no such folder, a file that is cut short, or arrays that are not the model's.
@@ -143,39 +122,43 @@ def load_package(path: str | pathlib.Path) -> tuple[dict, dict, dict]:
         raise ValueError(f"{path} is truncated or no exported tokenizer: {error}") from error
     if saved.get("format") != FORMAT:
         raise ValueError(f"{path} has format {saved.get('format')!r}; known: {FORMAT}")
-    check_arrays(models.build(saved["model"]), flat, str(path))
+    wanted = abstract_weights(models.build(saved["model"]))
+    check_arrays(flatten(wanted), flat, str(path))
     collections = traverse_util.unflatten_dict(flat, sep="/")
-    params = collections.pop("params")
-    return saved["model"], params, collections
+    frozen = {name: collections.pop(name) for name in wanted.frozen}
+    return Package(saved["model"], Weights(collections, frozen), saved.get("sampling", {}))
 
 
-def load_sampling(path: str | pathlib.Path) -> dict[str, Any]:
-    """How the model in a folder decodes by default; {} for one that does not sample."""
-    file = pathlib.Path(path).expanduser() / CONFIG_FILE
-    return json.loads(file.read_text()).get("sampling", {})
+def flatten(weights: Weights) -> dict[str, Any]:
+    """{path: array}: `params/...` and the other collections, `NAME/params/...` of frozen parts."""
+    return traverse_util.flatten_dict({**weights.variables, **weights.frozen}, sep="/")
 
 
-def abstract_variables(model) -> dict:
-    """Shapes of everything that belongs to a model, by collection; nothing is computed.
-
-    That is what `model.init` makes, and for Semanticist the autoencoder of its latent space.
-    """
-    space = getattr(model, "latent_space", None)
-    side = 2 * model.stride if space is None else model.image_size
+def abstract_variables(module: nn.Module) -> dict[str, Any]:
+    """Shapes of what `module.init` makes, by collection; nothing is computed."""
+    side = module.example_side
     image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-    collections = dict(jax.eval_shape(model.init, jax.random.key(0), image))
-    autoencoder = getattr(space, "autoencoder", None)
-    if autoencoder is not None:
-        collections["latent_space"] = abstract_variables(autoencoder)
-    return collections
+    return dict(jax.eval_shape(module.init, jax.random.key(0), image))
 
 
-def check_arrays(model, flat: Mapping[str, np.ndarray], where: str) -> None:
+def abstract_weights(module: nn.Module) -> Weights:
+    """Shapes of all that belongs to a network, its frozen parts among it."""
+    parts = module.frozen_parts()
+    frozen = {name: abstract_variables(part) for name, part in parts.items()}
+    return Weights(abstract_variables(module), frozen)
+
+
+def check_variables(module: nn.Module, variables: Mapping[str, Any], where: str) -> None:
+    """Raises a ValueError that lists what is not as `module.init` would make it."""
+    flat = (traverse_util.flatten_dict(x, sep="/") for x in (abstract_variables(module), variables))
+    check_arrays(*flat, where)
+
+
+def check_arrays(wanted: Mapping[str, Any], flat: Mapping[str, Any], where: str) -> None:
     """Raises a ValueError that lists missing, unexpected and misshapen arrays.
 
     Those of another dtype than the model's are listed too, with theirs: nothing is rounded.
     """
-    wanted = traverse_util.flatten_dict(abstract_variables(model), sep="/")
     shared = wanted.keys() & flat.keys()
     faults = {
         "missing": sorted(wanted.keys() - flat.keys()),

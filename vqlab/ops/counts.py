@@ -3,6 +3,9 @@
 import operator
 from typing import Any
 
+# jax.random.key keeps 32 bits of a seed and drops the others without a word.
+MAX_SEED = 2**32 - 1
+
 
 def check_whole(name: str, value: Any, choices: str = "") -> int:
     """`value` as an int: a Python, NumPy or JAX integer, but no bool; ValueError names it."""
@@ -27,6 +30,11 @@ def check_count(name: str, value: Any, lowest: int, highest: int | None = None) 
 def check_kept(name: str, value: Any, total: int) -> int:
     """How many of `total` to keep: all for None, otherwise `value`, which lies in 0..total."""
     return total if value is None else check_count(name, value, 0, total)
+
+
+def check_seed(value: Any, name: str = "seed") -> int:
+    """A seed, a whole number of 32 bits; ValueError names it."""
+    return check_count(name, value, 0, MAX_SEED)
 
 
 def _shown(value: Any) -> str:

@@ -62,7 +62,7 @@ class Intervals:
 
 @dataclasses.dataclass
 class Run:
-    """The parts of a run that the loop drives; see `vqlab.build`.
+    """The parts of a run that the loop drives; see `vqlab.runs.build`.
 
     Attributes:
       state: the state to start from.

@@ -68,13 +68,14 @@ class Objective(Protocol):
 
     Attributes:
       players: names that params, losses and optimizers are keyed by. The first one is evaluated and
-        exported.
+        exported; `network` is its module.
       inputs: the arrays that a batch has to bring: "images", or "images" and "labels".
       needs: the frozen networks that `prepare` and the losses take.
       stored: what `prepare` adds, and records may bring instead.
     """
 
     players: tuple[str, ...]
+    network: Any
     inputs: tuple[str, ...]
     needs: tuple[str, ...]
     stored: Mapping[str, Stored]
@@ -82,6 +83,10 @@ class Objective(Protocol):
     @classmethod
     def create(cls, network: Any, build_part: Callable[[str], Any], **settings: Any) -> Objective:
         """For the network of a config; `build_part` builds another node of the config by name."""
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """The arguments of `create` that a config may give."""
 
     def init(self, rng: jax.Array, batch: dict) -> tuple[dict[str, Tree], dict[str, Tree]]:
         """(params, variables), keyed by player; `batch` gives the shapes."""

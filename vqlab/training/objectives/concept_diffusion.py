@@ -61,6 +61,17 @@ class ConceptObjective:
         repa = repa_teacher() if network.decoder.repa_dim else None
         return cls(tokenizer=network, repa=repa, **settings)
 
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """See `Objective`."""
+        fields = (field.name for field in dataclasses.fields(cls))
+        return tuple(name for name in fields if name not in ("tokenizer", "repa"))
+
+    @property
+    def network(self) -> Semanticist:
+        """The tokenizer."""
+        return self.tokenizer
+
     @property
     def stored(self) -> Mapping[str, Stored]:
         """The autoencoder's moments, and the features that REPA aligns with."""

@@ -74,6 +74,17 @@ class TokenizerObjective:
         discriminator = build_part("discriminator") if settings["adversarial_weight"] else None
         return cls(tokenizer=network, discriminator=discriminator, **settings)
 
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """See `Objective`."""
+        fields = (field.name for field in dataclasses.fields(cls))
+        return tuple(name for name in fields if name not in ("tokenizer", "discriminator"))
+
+    @property
+    def network(self) -> nn.Module:
+        """The tokenizer."""
+        return self.tokenizer
+
     @property
     def needs(self) -> tuple[str, ...]:
         """LPIPS, where it counts."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from vqlab.evaluation import names
-from vqlab.results import read_results
+from vqlab.runs.results import read_results
 
 SHOWN = ("reconstruction/psnr", "reconstruction/ssim", "explained_variance/share")
 

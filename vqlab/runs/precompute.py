@@ -15,22 +15,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vqlab import build, data, models
-from vqlab.export.fingerprint import fingerprint, latent_fingerprints
-from vqlab.inference import LoadedSemanticist, LoadedTokenizer, load
-from vqlab.methods import build_frozen, check_image_size, repa_network
+from vqlab import data
+from vqlab.export.fingerprint import fingerprint
+from vqlab.inference import load
+from vqlab.runs import parts
 from vqlab.training import sharding
 from vqlab.training.telemetry import ProgressBar
 
 SPLITS = ("train", "validation")
 WHAT = ("latents", "indices", "concepts")
-# Only the direction of REPA's targets is used, and they are the largest array by far.
-REPA_DTYPE = "float16"
-# What a reader of the arrays must know of the tokenizer.
-_SIZES = {
-    "indices": ("codebook_size", "num_groups", "stride"),
-    "concepts": ("num_concepts", "concept_dim"),
-}
 
 
 class Encoder(NamedTuple):
@@ -71,43 +64,36 @@ def build_encoder(
     if not source:
         raise ValueError(f"{what} need a trained tokenizer: give --source=WORKDIR_OR_EXPORT")
     tokenizer = load(source)
-    wanted = {"indices": LoadedTokenizer, "concepts": LoadedSemanticist}[what]
-    if not isinstance(tokenizer, wanted):
-        raise ValueError(f"{source} holds a {tokenizer.node['name']} that makes no {what}")
-    check_image_size(tokenizer.module, config.image_size, "image_size")
-    weights = {"params": tokenizer.params, **tokenizer.variables}
-    weights.pop("latent_space", None)  # only decoding needs it
+    codec = tokenizer.codec
+    if codec.name != what:
+        raise ValueError(f"{source} makes {codec.name} ({codec.card().title}) and no {what}")
+    codec.check_image_size(config.image_size, "image_size")
+    weights = tokenizer.weights._replace(frozen={})  # only decoding needs them
 
     def arrays(weights, images):
-        made = tokenizer.module.apply(weights, images, method="encode")
-        return {what: made.indices if what == "indices" else made.astype(dtype)}
+        code = codec.encode(weights, images)
+        return {what: code if codec.codebook_size else code.astype(dtype)}
 
-    made_by = {what: (fingerprint(tokenizer.node, weights), "tokenizer")}
-    sizes = {name: getattr(tokenizer, name) for name in _SIZES[what]}
-    return Encoder(arrays, weights, made_by, sizes)
+    mark = fingerprint(tokenizer.node, weights.variables)
+    return Encoder(arrays, weights, {what: (mark, "tokenizer")}, codec.sizes)
 
 
 def _latent_encoder(config: ml_collections.ConfigDict, dtype: str) -> Encoder:
-    if "latent_space" not in config.model:
-        raise ValueError(f"a {config.model.name} has no latent space; choose a Semanticist config")
-    model = models.build(config.model)
-    check_image_size(model, config.image_size, "image_size")
-    frozen = build_frozen(config)
-    made_by = latent_fingerprints(config.model.to_dict(), frozen)
-    if not made_by:
-        raise ValueError("nothing to precompute in pixel space unless REPA weights are given")
+    """What the frozen networks of the config's objective add to a batch."""
+    objective = parts.build_objective(config)
+    stored = objective.stored
+    if not stored:
+        raise ValueError(
+            f"nothing to precompute for this {config.model.name}: no frozen network makes anything "
+            "of its images, as an autoencoder's latent space or REPA's DINOv2 would"
+        )
+    frozen = parts.build_frozen(config, objective)
 
     def arrays(weights, images):
-        made = {}
-        if "moments" in made_by:
-            moments = model.latent_space.moments(weights["latent_space"], images)
-            made["moments"] = moments.astype(dtype)
-        if "repa_features" in made_by:
-            made["repa_features"] = repa_network().apply(weights["repa"], images).astype(REPA_DTYPE)
-        return made
+        made = objective.prepare(weights, {"images": images})
+        return {name: made[name].astype(array.dtype or dtype) for name, array in stored.items()}
 
-    weights = {name: frozen[name] for name in ("latent_space", "repa") if name in frozen}
-    return Encoder(arrays, weights, made_by, {})
+    return Encoder(arrays, frozen, parts.stored_fingerprints(config, objective, frozen), {})
 
 
 def build_views(
@@ -164,7 +150,7 @@ class Job:
         self._encoder = encoder
         self._mesh = mesh
         name = config.data[f"{split}_split"]
-        source = build.build_source(config.data, name)
+        source = parts.build_source(config.data, name)
         self._batches = data.ViewBatches(
             source,
             views,
@@ -179,7 +165,7 @@ class Job:
             num_classes=source.num_classes,
             fields=_fields(encoder, config.image_size, packed=images == "none"),
             views=views.describe(),
-            source=_source_facts(config.data, name, self._batches.num_images)
+            source=_source_facts(config.data.name, source, name, self._batches.num_images)
             | _decoding_facts(source)
             | _listing_facts(source, self._batches.num_images),
             records_per_shard=records_per_shard,
@@ -227,13 +213,10 @@ class Job:
         return self._writer.finish() if jax.process_index() == 0 else None
 
 
-# What tells two sources of a kind apart.
-_IDENTITY = {"tfds": ("dataset",), "folder": ("path",), "records": ("path",)}
-
-
-def _source_facts(node: ml_collections.ConfigDict, split: str, num_images: int) -> dict[str, Any]:
-    identity = {name: node[name] for name in _IDENTITY.get(node.name, ())}
-    return {"name": node.name, **identity, "split": split, "num_images": num_images}
+def _source_facts(
+    name: str, source: data.Source, split: str, num_images: int
+) -> dict[str, Any]:
+    return {"name": name, **source.identity, "split": split, "num_images": num_images}
 
 
 def _decoding_facts(source: data.Source) -> dict[str, Any]:
@@ -257,7 +240,7 @@ def training_flags(config: ml_collections.ConfigDict, path: pathlib.Path) -> lis
 
 
 def _fields(encoder: Encoder, size: int, *, packed: bool) -> dict[str, data.Field]:
-    images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
     shapes = jax.eval_shape(encoder.arrays, encoder.weights, images)
     bits = {}
     if packed and "indices" in shapes:
@@ -279,7 +262,7 @@ def _encoded(
     encode = jax.jit(encoder.arrays)
     pending = collections.deque()
     for batch in batches:
-        images = put(data.to_float(batch["images_u8"]))
+        images = put(batch["images_u8"])
         pending.append((batch, encode(weights, images)))
         if len(pending) > 1:
             yield jax.device_get(pending.popleft())

@@ -17,7 +17,7 @@ from typing import NoReturn
 import jax
 from absl import flags
 
-from vqlab.accelerators import has_tpu_devices
+from vqlab.host.accelerators import has_tpu_devices
 
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",

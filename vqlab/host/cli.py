@@ -16,8 +16,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vqlab.accelerators import quiet_libtpu
-from vqlab.home import expand_home
+from vqlab.host.accelerators import quiet_libtpu
+from vqlab.host.home import expand_home
 
 # Defined once, so that one process can import several commands.
 CONFIG = config_flags.DEFINE_config_file(

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from vqlab import build, models
-from vqlab.methods import abstract_frozen, build_objective
+from vqlab.export.frozen import network_shapes
 from vqlab.planning import hlo
 from vqlab.planning.collectives import by_kind, collectives
 from vqlab.planning.compiling import Compiled, OutOfMemory, largest_batch
@@ -23,6 +21,7 @@ from vqlab.planning.flops import Flops, traced_flops, traced_traffic
 from vqlab.planning.roofline import roofline
 from vqlab.planning.topologies import Topology
 from vqlab.planning.traffic import memory_traffic
+from vqlab.runs import parts, train_state
 from vqlab.training import sharding
 
 Progress = Callable[[str], None]
@@ -51,44 +50,26 @@ def trace_step(
     Raises:
       ValueError: for a setting that cannot work.
     """
-    mesh = build.build_mesh(config, devices)
-    objective = build_objective(config)
-    optimizers = build.build_optimizers(config, objective.players)
-    state, _ = build.initial_state(config, objective, optimizers, mesh)
-    step = build.build_train_step(config, objective, optimizers, state, mesh)
-    whole = sharding.replicated(mesh)
-    frozen = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract_frozen(config)
-    )
-    split = sharding.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype, sharding=split)
-        for name, x in _example(config, precomputed).items()
-    }
+    mesh = parts.build_mesh(config, devices)
+    objective = parts.build_objective(config)
+    optimizers = parts.build_optimizers(config, objective.players)
+    abstract, _ = train_state.place_state(config, objective, optimizers, mesh)
+    step = train_state.build_train_step(config, objective, optimizers, abstract, mesh)
+    frozen = network_shapes(objective.needs, objective.network.frozen_parts())
+    fields = {}
+    if precomputed:
+        if not objective.stored:
+            raise ValueError("nothing is precomputed for this config: it has no frozen autoencoder")
+        fields = parts.stored_fields(config, objective, frozen, dtype="float32")
+    batch = parts.batch_shapes(config, objective, fields)
+    frozen = _placed(frozen, sharding.replicated(mesh))
+    batch = _placed(batch, sharding.batch_sharding(mesh))
     with jax.set_mesh(mesh):
-        return Program(step.trace(state, frozen, batch), mesh, state, frozen, batch)
+        return Program(step.trace(abstract, frozen, batch), mesh, abstract, frozen, batch)
 
 
-def _example(config: ml_collections.ConfigDict, precomputed: bool) -> dict[str, Any]:
-    """Shapes of one image and of what records hold beside it."""
-    side = config.image_size
-    shapes = {"images": jax.ShapeDtypeStruct((side, side, 3), jnp.float32)}
-    if not precomputed:
-        return shapes
-    frozen = abstract_frozen(config)
-    if not frozen.get("latent_space"):
-        raise ValueError("nothing is precomputed for this config: it has no frozen autoencoder")
-    model = models.build(config.model)
-    height, width, channels = model.latent_shape
-    shapes["moments"] = jax.ShapeDtypeStruct((height, width, 2 * channels), jnp.float32)
-    if "repa" in frozen:
-        grid = jax.eval_shape(
-            build_objective(config).repa.apply,
-            frozen["repa"],
-            jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
-        )
-        shapes["repa_features"] = jax.ShapeDtypeStruct(grid.shape[1:], jnp.float16)
-    return shapes
+def _placed(tree: Any, place: jax.sharding.Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
 def estimate(

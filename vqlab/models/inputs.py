@@ -9,11 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqlab.ops.counts import check_count
-
-# jax.random.key keeps 32 bits of a seed and drops the others without a word.
-MAX_SEED = 2**32 - 1
-
 
 def check_pixels(images: np.ndarray) -> np.ndarray:
     """[B, H, W, 3] float32 in [-1, 1] of such floats or of uint8; an empty batch is one too.
@@ -76,11 +71,6 @@ def check_numbers(name: str, values: Any) -> tuple[float, ...]:
     if not isinstance(values, Sequence | np.ndarray | jax.Array) or isinstance(values, str):
         raise ValueError(f"{name}={values!r} are no numbers")
     return tuple(check_number(name, value) for value in values)
-
-
-def check_seed(value: Any, name: str = "seed") -> int:
-    """A seed, a whole number of 32 bits; ValueError names it."""
-    return check_count(name, value, 0, MAX_SEED)
 
 
 def _is_real(dtype: np.dtype) -> bool:

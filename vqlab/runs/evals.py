@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+import jax
 import ml_collections
 from jax.sharding import Mesh
 
 from vqlab import data
-from vqlab.evaluation.evaluators import EVALUATORS, Evaluator, log_left_out
-from vqlab.evaluation.ladders import Ladder, ladder_of
+from vqlab.evaluation.evaluator import Evaluator
+from vqlab.evaluation.evaluators import EVALUATORS, log_left_out
 from vqlab.evaluation.needs import Supply
-from vqlab.methods import check_image_size
+from vqlab.models.codec import Codec
+from vqlab.ops.pixels import as_floats
+from vqlab.registry import build, choose
 from vqlab.training import sharding
 
+# Images travel as they are stored, and become floats where they are.
+_floats = jax.jit(as_floats)
 # What an evaluator's node says about its images; the rest are the evaluator's own arguments.
 _DATA = ("name", "image_size", "tile_size", "batch_size", "limit")
 
 
+def used_networks(config: ml_collections.ConfigDict) -> set[str]:
+    """The frozen networks that the evaluators of the config take where they are given."""
+    kinds = [choose("evaluator", node.name, EVALUATORS) for node in config.evals.values()]
+    return {name for kind in kinds for name in kind.uses}
+
+
 def build_evaluators(
     config: ml_collections.ConfigDict,
-    model,
+    codec: Codec,
     mesh: Mesh,
+    networks: Collection[str],
     read_source: Callable[[str], data.Source],
     before_batch: Callable[[], None] = lambda: None,
     on_worker_death: Callable[[str], None] = lambda reason: None,
@@ -32,8 +44,9 @@ def build_evaluators(
 
     Args:
       config: of the run.
-      model: what is evaluated, unbound.
+      codec: what is evaluated.
       mesh: where the batches lie.
+      networks: names of the frozen networks that are given.
       read_source: the images of a split by its name in config.data.
       before_batch: called before each batch; may raise.
       on_worker_death: see `data.eval_batches`; the evaluation goes on without workers.
@@ -47,7 +60,7 @@ def build_evaluators(
         batches = functools.cache(
             functools.partial(_eval_batches, config, name, read_source, mesh, on_worker_death)
         )
-        evaluator = _build_evaluator(config, name, model, mesh, batches, before_batch)
+        evaluator = _build_evaluator(config, name, codec, mesh, networks, batches, before_batch)
         supplies = {split: batches(split).supply for split in evaluator.needs.num_images}
         if lack := evaluator.needs.missing(supplies):
             log_left_out(name, lack)
@@ -66,16 +79,15 @@ class _Evaluated(NamedTuple):
 def _build_evaluator(
     config: ml_collections.ConfigDict,
     name: str,
-    model,
+    codec: Codec,
     mesh: Mesh,
+    networks: Collection[str],
     evaluated: Callable[[str], _Evaluated],
     before_batch: Callable[[], None],
 ) -> Evaluator:
     """The evaluator `config.evals.<name>` on the splits that `evaluated` gives."""
     node = config.evals[name]
-    if node.name not in EVALUATORS:
-        raise ValueError(f"unknown evaluator {node.name!r}; known: {', '.join(EVALUATORS)}")
-    check_image_size(model, node.image_size, f"evals.{name}.image_size")
+    codec.check_image_size(node.image_size, f"evals.{name}.image_size")
     parts = sharding.batch_parts(mesh)
     if node.batch_size % parts:
         raise ValueError(
@@ -85,20 +97,16 @@ def _build_evaluator(
     def make_batches(split: str):
         for batch in evaluated(split).batches:
             before_batch()
-            yield sharding.global_batch(batch, mesh)
+            batch = sharding.global_batch(batch, mesh)
+            yield batch | {"images": _floats(batch["images"])}
 
     arguments = {key: value for key, value in node.items() if key not in _DATA}
-    if node.name == "reconstruction":
-        arguments["lpips"] = bool(config.objective.lpips_weights)
-    evaluator = EVALUATORS[node.name](build_ladder(config, model), make_batches, **arguments)
+    if uses := choose("evaluator", node.name, EVALUATORS).uses:
+        arguments["networks"] = set(uses) & set(networks)
+    arguments["name"] = node.name
+    evaluator = build("evaluator", arguments, EVALUATORS, codec, make_batches)
     evaluator.needs.check_side(node.image_size, f"evals.{name}.image_size")
     return evaluator
-
-
-def build_ladder(config: ml_collections.ConfigDict, model) -> Ladder:
-    """The model as reconstructions from growing prefixes, sampled as `config.sampling` says."""
-    sampling = dict(config.sampling) if "sampling" in config else {}
-    return ladder_of(model, **sampling)
 
 
 def _eval_batches(

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
+from vqlab.runs.workdir import load_config
 from vqlab.training.checkpoint import saved_steps
-from vqlab.workdir import load_config
 
 log = logging.getLogger("vqlab")
 

@@ -1,0 +1,81 @@
+"""Whose released files a network's weights are read from and written to, told by its paths.
+
+A further scheme is a module with names and layouts, and a line in `SCHEMES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from vqlab.export import kl_names, semanticist_names
+from vqlab.export.kl_weights import kl_from_state, kl_to_state
+from vqlab.export.torch_weights import from_torch_state, read_state_dict, to_torch_state
+
+State = Mapping[str, np.ndarray]
+Variables = Mapping[str, Any]
+
+
+class Scheme(NamedTuple):
+    """Names and layouts of one group's releases.
+
+    fits: whether the paths of variables are those of its networks. from_state: (official state
+    dict, shapes of variables) -> variables. to_state: the other way.
+    """
+
+    fits: Callable[[Iterable[str]], bool]
+    from_state: Callable[[State, Variables], Variables]
+    to_state: Callable[[Variables], State]
+
+
+def _from_kl(state: State, template: Variables) -> Variables:
+    return {"params": kl_from_state(state, template["params"])}
+
+
+def _to_kl(variables: Variables) -> State:
+    return kl_to_state(variables["params"], naming="ldm")
+
+
+def _from_torch(state: State, template: Variables) -> Variables:
+    params, variables = from_torch_state(state, template)
+    return {"params": params, **variables}
+
+
+def _to_torch(variables: Variables) -> State:
+    collections = dict(variables)
+    return to_torch_state(collections.pop("params"), collections)
+
+
+# The first that fits; MGVQ's names say themselves which paths they do not know.
+SCHEMES = {
+    "kl": Scheme(kl_names.is_kl, _from_kl, _to_kl),
+    "semanticist": Scheme(semanticist_names.is_semanticist, _from_torch, _to_torch),
+    "mgvq": Scheme(lambda paths: True, _from_torch, _to_torch),
+}
+
+
+def scheme_of(variables: Variables) -> str:
+    """The scheme of a network with these variables, or shapes of them."""
+    paths = list(flatten_dict(dict(variables), sep="/"))
+    return next(name for name, scheme in SCHEMES.items() if scheme.fits(paths))
+
+
+def read_variables(path: str, template: Variables) -> dict[str, Any]:
+    """Variables of a network from the official file, strictly.
+
+    Raises:
+      ValueError: the file cannot be read, or what in it does not fit `template`, in one line.
+    """
+    state = read_state_dict(path)
+    try:
+        return dict(SCHEMES[scheme_of(template)].from_state(state, template))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def to_state(variables: Variables) -> State:
+    """The official state dict of a network's variables."""
+    return SCHEMES[scheme_of(variables)].to_state(variables)

@@ -1,0 +1,1 @@
+"""The machine that a command runs on: flags and logs, other processes, locks, memory."""

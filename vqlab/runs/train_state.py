@@ -1,0 +1,115 @@
+"""The train state of a config: its shapes and places, how it begins, and what changes it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from vqlab.runs.parts import build_learning_rates, build_objective, build_optimizers
+from vqlab.runs.workdir import read_trained
+from vqlab.training import sharding
+from vqlab.training.step import Objective, TrainState, init_state, make_train_step
+
+Config = ml_collections.ConfigDict
+
+
+def _initializer(config: Config, objective: Objective, optimizers: Mapping) -> Callable:
+    """A function that makes the state before the first step."""
+    side = config.image_size
+    batch = {"images": jnp.zeros((1, side, side, 3))}
+    averaged = (objective.players[0],) if config.ema_decay else ()
+    return functools.partial(
+        init_state, objective, optimizers, batch, seed=config.seed, averaged=averaged
+    )
+
+
+def state_shapes(config: Config) -> dict[str, tuple]:
+    """(shape, dtype) of every array of the train state by its path; no file is read."""
+    objective = build_objective(config)
+    optimizers = build_optimizers(config, objective.players)
+    abstract = jax.eval_shape(_initializer(config, objective, optimizers))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(abstract)
+    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+
+
+def place_state(
+    config: Config, objective: Objective, optimizers: Mapping, mesh: Mesh
+) -> tuple[TrainState, Callable[[], TrainState]]:
+    """(shapes of the state with their places on the mesh, a function that makes it there)."""
+    init = _initializer(config, objective, optimizers)
+    abstract = jax.eval_shape(init)
+    places = sharding.tree_sharding(abstract, mesh, config.sharding)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        places,
+    )
+    # Runs once: on a CPU the compiler's effort costs ten times what it saves.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return abstract, jax.jit(
+        init, out_shardings=places, compiler_options=options if on_cpu else None
+    )
+
+
+def build_train_step(
+    config: Config, objective: Objective, optimizers: Mapping, abstract: TrainState, mesh: Mesh
+) -> jax.stages.Wrapped:
+    """The jitted step, which takes and gives the state in the places of `abstract`."""
+    step = make_train_step(
+        objective,
+        optimizers,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+        learning_rates=build_learning_rates(config, objective.players),
+    )
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        step,
+        in_shardings=(places, sharding.replicated(mesh), sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def evaluated_variables(state: TrainState, player: str) -> dict[str, Any]:
+    """Variables of the player that is evaluated and exported, with averaged parameters if any."""
+    params = state.ema.get(player, state.params[player])
+    return {"params": params, **state.variables[player]}
+
+
+def given_variables(
+    config: Config, abstract: TrainState, player: str
+) -> dict[str, Any] | None:
+    """Variables of the network in `config.init_from`, on the host, or None.
+
+    Raises:
+      ValueError: no network there, or one of another model than `config.model`.
+    """
+    if not config.init_from:
+        return None
+    _, given = read_trained(config.init_from)
+    own = {"params": abstract.params[player], **abstract.variables[player]}
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (given, own)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"init_from={config.init_from} holds another model than config.model")
+    return given
+
+
+def with_variables(state: TrainState, player: str, given: Mapping[str, Any]) -> TrainState:
+    """The fresh state with another network, from which its average starts too."""
+    own = {"params": state.params[player], **state.variables[player]}
+    placed = jax.tree.map(lambda new, leaf: jax.device_put(new, leaf.sharding), dict(given), own)
+    params = placed.pop("params")
+    return state.replace(
+        params=state.params | {player: params},
+        variables=state.variables | {player: placed},
+        ema={player: jax.tree.map(jnp.copy, params)} if state.ema else {},
+    )
