@@ -1,16 +1,20 @@
 """The convert command: official files in and out, exact and strict."""
 
+import argparse
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
+from safetensors.numpy import save_file
 
 import vqlab
 from tests import exports, tiny, tiny_kl
 from tests.filled import filled
 from vqlab import convert, models
-from vqlab.export import package, torch_weights
+from vqlab.export import package, torch_names, torch_weights
 
 CONFIG = """
 from tests import tiny
@@ -111,15 +115,49 @@ def test_pytorch_files_are_written_as_official_scripts_read_them(exported, tmp_p
         np.testing.assert_array_equal(tensors[name].numpy(), array)
 
 
-def test_pytorch_files_are_read(exported, tmp_path):
+def test_a_training_checkpoints_averages_are_read_unless_the_plain_weights_are_wanted(
+    exported, tmp_path, capsys
+):
     torch = pytest.importorskip("torch")
+    config, checkpoint = tmp_path / "config.py", tmp_path / "official.PT"
+    config.write_text(CONFIG.replace("ENCODER_DTYPE", "float32"))
     _, params, variables = exports.load(exported)
     state = torch_weights.to_torch_state(params, variables)
     tensors = {f"module.{name}": torch.from_numpy(np.array(a)) for name, a in state.items()}
-    torch.save({"model": tensors, "steps": 3}, tmp_path / "official.pt")
-    read = torch_weights.read_state_dict(tmp_path / "official.pt")
-    assert read.keys() == state.keys()
-    jax.tree.map(np.testing.assert_array_equal, read, state)
+    averaged = {
+        name: tensor + 1
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[2] not in torch_names.BUFFERS
+    }
+    saved = {"model": tensors, "ema": averaged | {"step": 3}, "args": argparse.Namespace(seed=0)}
+    torch.save(saved, checkpoint)
+    output, raised = tmp_path / "out", jax.tree.map(lambda array: array + 1, params)
+    for options, expected, part in (
+        ([], raised, "averaged weights 'ema', and from 'model'"),
+        (["--weights=model"], params, "plain weights 'model'; not 'ema'"),
+    ):
+        convert.main(
+            ["from-official", str(checkpoint), str(output), f"--config={config}", *options]
+        )
+        _, read, others = exports.load(output)
+        jax.tree.map(np.testing.assert_array_equal, read, expected)
+        stats = (tree["batch_stats"] for tree in (others, variables))
+        jax.tree.map(np.testing.assert_array_equal, *stats)
+        assert f"{checkpoint}: read are the {part}" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_neither_written_nor_loaded(exported, tmp_path):
+    node, params, variables = exports.load(exported)
+    params["quantizer"]["codebook"][0, 0, 0] = np.nan
+    message = "NaN or infinite weights: params/quantizer/codebook$"
+    with pytest.raises(ValueError, match=f"{tmp_path}/out, not written, has {message}"):
+        exports.save(tmp_path / "out", node, params, variables)
+    assert not (tmp_path / "out").exists()
+    shutil.copytree(exported, tmp_path / "old")  # of a version that wrote them
+    flat = traverse_util.flatten_dict({"params": params, **variables}, sep="/")
+    save_file(flat, tmp_path / "old" / package.WEIGHTS_FILE)
+    with pytest.raises(ValueError, match=f"{tmp_path}/old has {message}"):
+        vqlab.load(tmp_path / "old")
 
 
 @pytest.mark.parametrize(

@@ -76,14 +76,14 @@ def test_files_are_one_idea_and_functions_fit_a_screen(path):
             assert node.end_lineno - node.lineno < 60, node.name
 
 
-def test_torch_is_imported_by_its_files_reader_and_writer_and_only_when_called():
+def test_torch_is_imported_by_its_files_writer_alone_and_only_when_called():
     users = {
         (path.relative_to(ROOT).as_posix(), inside)
         for path in FILES
         for module, inside in imports(path)
         if module.split(".")[0] == "torch"
     }
-    assert users == {("export/torch_file.py", True), ("export/torch_weights.py", True)}
+    assert users == {("export/torch_file.py", True)}
 
 
 def test_tensorflow_is_imported_nowhere():

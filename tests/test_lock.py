@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from vqlab.lock import only_run
 
 from vqlab import lock
-from vqlab.lock import only_run
 
 HOLDER = """
 import sys, time

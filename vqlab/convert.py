@@ -10,7 +10,8 @@ python -m vqlab.convert lpips vgg16.pth,vgg.pth OUT.safetensors      LPIPS in on
 DIR is a workdir or an exported folder. Files are .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt
 and .pkl, of which only tensors are read: no code in them runs. The official file may be MGVQ's,
 Semanticist's (model.safetensors or the averaged weights), or a KL autoencoder's in the naming of
-LDM and MAR or of diffusers.
+LDM and MAR or of diffusers, whose folder (save_pretrained) may stand for the file. Of a training
+checkpoint the averaged weights are read if it has any; --weights=model takes the others.
 
 Whatever a model was trained in, the folder says float32, and that is what vqlab.load computes in;
 --dtype=bfloat16 says otherwise, --dtype=config what the config says.
@@ -50,7 +51,7 @@ def export(source: str, output: str, step: str, dtype: str = FLOAT32) -> str:
 
 
 def from_official(
-    weights: str, output: str, config: str, latents: str, dtype: str = FLOAT32
+    weights: str, output: str, config: str, latents: str, part: str = "", dtype: str = FLOAT32
 ) -> str:
     """Writes an official state dict as a folder; every tensor must fit, once."""
     chosen = read_config(config)
@@ -60,7 +61,7 @@ def from_official(
     if parts and not latents:
         raise ValueError("the model decodes latents: give their autoencoder as --latents=kl16.ckpt")
     frozen = {name: {"params": read_kl(latents, module)} for name, module in parts.items()}
-    variables = official.read_variables(weights, package.abstract_variables(model))
+    variables = official.read_variables(weights, package.abstract_variables(model), part)
     sampling = chosen.sampling.to_dict() if "sampling" in chosen else {}
     converted = package.Package(node, Weights(variables, frozen), sampling)
     return str(package.save_package(output, converted, {"converted from": weights}, dtype))
@@ -130,6 +131,13 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--config", required=True, help="whose model it is, FILE.py:groups=8")
     sub.add_argument("--latents", default="", help="the autoencoder of Semanticist's latents")
+    sub.add_argument(
+        "--weights",
+        dest="part",
+        default="",
+        metavar="ema|model",
+        help="which part of a training checkpoint, or its name (default: averaged, if it has any)",
+    )
     dtype_option(sub)
     sub = command("to-official", to_official, source, ("output", "the file to write"))
     step_option(sub)

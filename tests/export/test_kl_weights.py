@@ -156,6 +156,17 @@ def test_files_are_read_and_a_training_checkpoints_losses_left_out(state, templa
     tensors["loss.discriminator.main.0.weight"] = torch.zeros(3)
     torch.save({"model": tensors}, tmp_path / "kl16.ckpt")
     jax.tree.map(np.testing.assert_array_equal, read_kl(tmp_path / "kl16.ckpt", model), params)
+    # As save_pretrained of diffusers, whose config the model stands for.
+    vae = tmp_path / "vae"
+    vae.mkdir()
+    (vae / "config.json").write_text("{}")
+    write_state_dict(vae / "diffusion_pytorch_model.safetensors", diffusers_state(state))
+    jax.tree.map(np.testing.assert_array_equal, read_kl(vae, model), params)
+    broken = dict(state) | {"quant_conv.bias": np.full(8, np.nan, np.float32)}
+    with pytest.raises(ValueError, match="KL autoencoder has NaN or infinite weights: quant_c"):
+        kl_from_state(broken, template)
+    with pytest.raises(ValueError, match="needs weights in floats: quant_conv.bias is int8$"):
+        kl_from_state(broken | {"quant_conv.bias": np.ones(8, np.int8)}, template)
 
 
 def test_the_decoders_attention_tells_ldm_from_mar(state, tmp_path):

@@ -97,3 +97,16 @@ def test_wrong_shapes_and_contradictions_are_named(official, tmp_path):
         read(tmp_path, vgg | heads | {"features.2.bias": np.zeros(3)})
     with pytest.raises(ValueError, match="lin0.model.1.weight is given twice"):
         read(tmp_path, vgg | heads | {"lin0.model.0.weight": np.ones((1, 64, 1, 1))})
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (np.full((1, 64, 1, 1), np.nan, np.float32), "has NaN or infinite weights: lin0.model.1.w"),
+        (np.ones((1, 64, 1, 1), np.int8), "needs weights in floats: lin0.model.1.weight is int8"),
+    ],
+)
+def test_what_are_no_weights_is_refused(official, tmp_path, head, message):
+    vgg, heads = official
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, vgg | heads | {"lin0.model.1.weight": head})

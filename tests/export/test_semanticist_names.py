@@ -14,7 +14,8 @@ from tests.parity.dit import decoder
 from tests.parity.official import load, official_state
 from tests.parity.vit import encoder
 from vqlab.export.semanticist_names import official_names, official_shape
-from vqlab.export.torch_weights import from_torch_state, read_state_dict, to_torch_state
+from vqlab.export.state_dicts import read_state_dict
+from vqlab.export.torch_weights import from_torch_state, to_torch_state
 from vqlab.models.dit import DiT
 from vqlab.models.vit import ConceptEncoder
 from vqlab.ops.position import sincos_table

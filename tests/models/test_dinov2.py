@@ -118,6 +118,10 @@ def test_files_are_read_strictly(tmp_path):
     variables = read_dinov2(tmp_path / "dinov2.safetensors", SMALL)
     qkv = variables["params"]["blocks"]["attention"]["qkv"]["kernel"]
     np.testing.assert_array_equal(qkv[1], state["blocks.1.attn.qkv.weight"].T)
+    with pytest.raises(ValueError, match="DINOv2 has NaN or infinite weights: norm.bias$"):
+        dinov2_from_state(state | {"norm.bias": np.full(12, np.inf, np.float32)}, SMALL)
+    with pytest.raises(ValueError, match="DINOv2 needs weights in floats: norm.bias is uint8$"):
+        dinov2_from_state(state | {"norm.bias": np.ones(12, np.uint8)}, SMALL)
     del state["blocks.1.ls2.gamma"]
     state |= {"register_tokens": np.zeros((1, 4, 12)), "norm.bias": np.zeros(5)}
     with pytest.raises(ValueError) as error:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vqlab.export.state_dicts import read_state_dict
 from vqlab.export.strict import check_fit
-from vqlab.export.torch_weights import read_state_dict
 from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
 from vqlab.models.pretrained.dinov2 import DINOv2
 

@@ -16,20 +16,25 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vqlab.export.kl_names import current_name, detect_naming, kl_names
 from vqlab.export.package import abstract_variables
+from vqlab.export.state_dicts import read_state_dict
 from vqlab.export.strict import check_fit
-from vqlab.export.torch_weights import read_state_dict
 
 # A training checkpoint of LDM also holds the networks of its losses.
 _LOSSES = "loss."
 
 
-def read_kl(path: str | Path, autoencoder: nn.Module) -> dict:
+def read_kl(path: str | Path, autoencoder: nn.Module, weights: str = "") -> dict:
     """Parameters of `autoencoder`, a `Tokenizer` with `KLEncoder` and `KLDecoder`, from a file.
+
+    Args:
+      path: the file, or the folder of diffusers' `save_pretrained`.
+      autoencoder: whose parameters they are.
+      weights: which part of the file; see `read_state_dict`.
 
     Raises:
       ValueError: the file cannot be read or does not fit; one line with the names.
     """
-    state = read_state_dict(path)
+    state = read_state_dict(path, weights)
     try:
         return kl_from_state(state, abstract_variables(autoencoder)["params"])
     except ValueError as error:

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vqlab.export.torch_weights import read_state_dict, write_state_dict
+from vqlab.export.state_dicts import read_state_dict
+from vqlab.export.strict import check_finite, check_floats
+from vqlab.export.torch_weights import write_state_dict
 from vqlab.models.pretrained import lpips
 
 # Position of each convolution in torchvision's `vgg16().features`, where ReLUs and pools count too.
@@ -35,7 +37,8 @@ def read_lpips(paths: str) -> dict:
 
     Raises:
       ValueError: a file cannot be read, or a tensor is missing, unexpected, of a wrong shape, or
-        given twice with different values; one message lists the names.
+        given twice with different values, or holds integers, NaN or infinity; one message lists
+        the names.
     """
     tensors: dict[str, np.ndarray] = {}
     for path in paths.split(","):
@@ -94,6 +97,8 @@ def _to_params(tensors: dict[str, np.ndarray], *, source: str) -> dict:
         raise ValueError(
             f"{source} is not LPIPS with VGG-16: missing {missing}; unexpected {unexpected}"
         )
+    check_floats(tensors, source)
+    check_finite(tensors, source)
     shapes = flatten_dict(lpips.param_shapes())
     flat, wrong = {}, []
     for name, path in names.items():

@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict
 
 from vqlab.export import kl_names, semanticist_names
 from vqlab.export.kl_weights import kl_from_state, kl_to_state
-from vqlab.export.torch_weights import from_torch_state, read_state_dict, to_torch_state
+from vqlab.export.state_dicts import read_state_dict
+from vqlab.export.torch_weights import from_torch_state, to_torch_state
 
 State = Mapping[str, np.ndarray]
 Variables = Mapping[str, Any]
@@ -63,13 +64,13 @@ def scheme_of(variables: Variables) -> str:
     return next(name for name, scheme in SCHEMES.items() if scheme.fits(paths))
 
 
-def read_variables(path: str, template: Variables) -> dict[str, Any]:
-    """Variables of a network from the official file, strictly.
+def read_variables(path: str, template: Variables, part: str = "") -> dict[str, Any]:
+    """Variables of a network from a part of the official file, strictly; see `read_state_dict`.
 
     Raises:
       ValueError: the file cannot be read, or what in it does not fit `template`, in one line.
     """
-    state = read_state_dict(path)
+    state = read_state_dict(path, part)
     try:
         return dict(SCHEMES[scheme_of(template)].from_state(state, template))
     except ValueError as error:

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from vqlab import models
 from vqlab.export.files import require_free, save_arrays
+from vqlab.export.strict import check_finite
 from vqlab.models.codec import Sampling, Weights
 from vqlab.models.dtypes import FLOAT32, describe_dtypes, with_dtype
 
@@ -76,16 +77,19 @@ def save_package(
         for what the node says, which is what the model was trained in.
 
     Raises:
-      ValueError: when the folder holds something else, or cannot be written; an unknown dtype.
+      ValueError: when the folder holds something else, or cannot be written; an unknown dtype; NaN
+        or infinite weights.
     """
     path = pathlib.Path(path).expanduser()
     package = package._replace(node=with_dtype(package.node, dtype))
     require_free(path, WEIGHTS_FILE)
     config = {"format": FORMAT, "model": package.node, "sampling": dict(package.sampling)}
     config["facts"] = dict(facts or {})
+    arrays = flatten(package.weights)
+    check_finite(arrays, f"{path}, not written,")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        save_arrays(path / WEIGHTS_FILE, flatten(package.weights))
+        save_arrays(path / WEIGHTS_FILE, arrays)
         (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         (path / CARD_FILE).write_text(_card(path.name, package, facts or {}))
     except OSError as error:
@@ -110,7 +114,7 @@ def load_package(path: str | pathlib.Path) -> Package:
     """What a folder holds.
 
     Raises:
-      ValueError: no such folder, a file that is cut short, or arrays that are not the model's.
+      ValueError: no such folder, a file that is cut short, arrays that are not the model's, or NaN.
     """
     path = pathlib.Path(path).expanduser()
     try:
@@ -124,6 +128,7 @@ def load_package(path: str | pathlib.Path) -> Package:
         raise ValueError(f"{path} has format {saved.get('format')!r}; known: {FORMAT}")
     wanted = abstract_weights(models.build(saved["model"]))
     check_arrays(flatten(wanted), flat, str(path))
+    check_finite(flat, str(path))
     collections = traverse_util.unflatten_dict(flat, sep="/")
     frozen = {name: collections.pop(name) for name in wanted.frozen}
     return Package(saved["model"], Weights(collections, frozen), saved.get("sampling", {}))

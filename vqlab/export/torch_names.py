@@ -48,6 +48,9 @@ QUANTIZER = {
     "codebook_stats/quantizer/recent_indices": "quantize.codebook_used",
 }
 
+# Last parts of the names of buffers, which no optimizer trains and an average may lack.
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "embed_prob", "codebook_used")
+
 
 def official_names(paths: Iterable[str]) -> dict[str, str]:
     """path -> official tensor name, one to one, for all paths of a tokenizer.
