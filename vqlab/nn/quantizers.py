@@ -13,6 +13,7 @@ from vqlab.nn.quantized import CountingBottleneck, Quantized
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
 from vqlab.ops.counts import check_kept
+from vqlab.ops.mesh import reshape
 
 
 class GroupedQuantizer(CountingBottleneck):
@@ -78,11 +79,13 @@ class GroupedQuantizer(CountingBottleneck):
                 f"{self.latent_channels}]"
             )
         batch, *positions = latents.shape[:-1]
-        tokens = ops.l2_normalize(latents.reshape(-1, self.num_groups, self.codebook.shape[-1]))
+        tokens = reshape(latents, (-1, self.num_groups, self.codebook.shape[-1]))
+        tokens = ops.l2_normalize(tokens)
         indices = ops.nearest_codeword(tokens, self.codebook)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
         keep = self._keep(batch, train, num_groups)
-        keep_tokens = jnp.repeat(keep, math.prod(positions), 0, total_repeat_length=len(tokens))
+        count = tokens.shape[0]
+        keep_tokens = jnp.repeat(keep, math.prod(positions), 0, total_repeat_length=count)
         quantized = tokens + jax.lax.stop_gradient(codewords - tokens)
         quantized = jnp.where(keep_tokens[..., None], quantized, 0.0)
         losses = {name: jnp.zeros(self.num_groups) for name in ("vq", "commit")}
@@ -93,8 +96,8 @@ class GroupedQuantizer(CountingBottleneck):
             if self.reseed:
                 update = self._reseeding(tokens, keep_tokens, usage_ema)
         return Quantized(
-            quantized.reshape(latents.shape).astype(latents.dtype),
-            indices.reshape(batch, *positions, self.num_groups),
+            reshape(quantized, latents.shape).astype(latents.dtype),
+            reshape(indices, (batch, *positions, self.num_groups)),
             losses,
             stats,
             update,
@@ -111,7 +114,7 @@ class GroupedQuantizer(CountingBottleneck):
         used = check_kept("num_groups", num_groups, self.num_groups)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
         codewords = jnp.where(jnp.arange(self.num_groups)[:, None] < used, codewords, 0.0)
-        return codewords.reshape(*indices.shape[:-1], self.latent_channels)
+        return reshape(codewords, (*indices.shape[:-1], self.latent_channels))
 
     def _keep(self, batch: int, train: bool, num_groups: int | None) -> Bool[Array, "B G"]:
         used = check_kept("num_groups", num_groups, self.num_groups)
@@ -136,10 +139,9 @@ class GroupedQuantizer(CountingBottleneck):
     def _reseeding(self, tokens, keep, usage_ema) -> dict[str, jax.Array]:
         """What `post_update` takes; groups without a kept token stay as they are."""
         drawn = ops.draw_tokens(self.make_rng("reseed"), tokens, self.codebook)
-        groups = jnp.arange(self.num_groups)[:, None]
         is_used = jnp.any(keep, 0)[:, None]
         return {
-            "reseed_codewords": jax.lax.stop_gradient(tokens)[drawn, groups],
+            "reseed_codewords": ops.take_tokens(jax.lax.stop_gradient(tokens), drawn),
             "reseed_keep": jnp.where(is_used, ops.reseed_weight(usage_ema), 1.0),
         }
 

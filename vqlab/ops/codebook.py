@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from vqlab.ops.mesh import replicate
+from vqlab.ops.mesh import along_batch, over_batch, replicate, varying_as
 
 BLOCK = 128  # codewords scored at once: the width of a TPU lane, and among the fastest on CPU
 
@@ -28,8 +28,15 @@ def select_codewords(
     codebook: Float[Array, "G K D"], indices: Int[Array, "*dims G"]
 ) -> Float[Array, "*dims G D"]:
     """Row `indices[..., g]` of every group's codebook."""
+    return _rows(indices, codebook)
+
+
+@along_batch
+def _rows(indices, codebook):
     return codebook[jnp.arange(codebook.shape[0]), indices]
 
+
+@along_batch
 
 def nearest_codeword(
     tokens: Float[Array, "N G D"], codebook: Float[Array, "G K D"]
@@ -55,6 +62,7 @@ def nearest_codeword(
         return (jnp.maximum(score, best_score), best_block), None
 
     start = (jnp.full(tokens.shape[:2], -jnp.inf), jnp.zeros(tokens.shape[:2], jnp.int32))
+    start = tuple(varying_as(x, tokens, blocks) for x in start)
     numbers = jnp.arange(len(blocks), dtype=jnp.int32)
     (_, best_block), _ = jax.lax.scan(visit, start, (numbers, blocks))
     place = jnp.argmax(_scores_in_block(tokens, blocks, best_block), -1).astype(jnp.int32)
@@ -89,9 +97,11 @@ def _scores_in_block(
 
     zeros = jnp.zeros((*chosen.shape, blocks.shape[-1]), jnp.float32)
     channels = (jnp.moveaxis(tokens, -1, 0), jnp.moveaxis(blocks, 2, 0))
+    zeros = varying_as(zeros, tokens, blocks, chosen)
     return jax.lax.scan(add_channel, zeros, channels, unroll=8)[0]
 
 
+@over_batch
 def codeword_counts(
     indices: Int[Array, "N G"], size: int, weights: Shaped[Array, "N G"] | None = None
 ) -> Float[Array, "G K"]:
@@ -109,6 +119,7 @@ def perplexity(counts: Float[Array, "G K"]) -> Float[Array, " G"]:
     return jnp.exp(-jnp.sum(share * jnp.log(share + 1e-10), -1))
 
 
+@over_batch
 def push_recent(recent: Int[Array, "G R"], indices: Int[Array, "N G"]) -> Int[Array, "G R"]:
     """Append the newest indices at the end of the buffer of the last R; the oldest fall out."""
     length = recent.shape[-1]
@@ -159,6 +170,7 @@ def draw_probabilities(
     return jax.nn.softmax(2.0 * scores, -1)
 
 
+@over_batch
 def draw_tokens(
     key: jax.Array, tokens: Float[Array, "N G D"], codebook: Float[Array, "G K D"]
 ) -> Int[Array, "G K"]:
@@ -191,6 +203,12 @@ def draw_tokens(
     return drawn.reshape(num_groups, size)
 
 
+@over_batch
+def take_tokens(tokens: Float[Array, "N G D"], numbers: Int[Array, "G K"]) -> Float[Array, "G K D"]:
+    """Token `numbers[g, k]` of every group g."""
+    return tokens[numbers, jnp.arange(tokens.shape[1])[:, None]]
+
+
 def _propose_until(
     limit: int,
     key: jax.Array,
@@ -205,7 +223,7 @@ def _propose_until(
     def propose(state):
         number, accepted, is_waiting = state
         bits = jax.random.bits(jax.random.fold_in(key, number), (2, len(groups)), jnp.uint32)
-        proposed = (bits[0] % len(tokens)).astype(jnp.int32)  # uniform to within N / 2**32
+        proposed = (bits[0] % tokens.shape[0]).astype(jnp.int32)  # uniform to within N / 2**32
         uniform = (bits[1] >> 8).astype(jnp.float32) * 2.0**-24
         score = jnp.sum(tokens[proposed, groups] * codewords, -1)
         # Comparing with NaN is False and so accepts: not even NaN tokens can keep the loop running.
@@ -213,4 +231,5 @@ def _propose_until(
         return number + 1, jnp.where(is_waiting, proposed, accepted), is_waiting & is_rejected
 
     start = (first_round, jnp.zeros(groups.shape, jnp.int32), is_waiting)
+    start = tuple(varying_as(x, key, tokens, codewords, groups, is_waiting) for x in start)
     return jax.lax.while_loop(lambda state: jnp.sum(state[2]) > limit, propose, start)

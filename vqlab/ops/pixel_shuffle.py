@@ -5,8 +5,10 @@ the packed channels (torch.nn.PixelShuffle). Averaging and duplicating channels 
 parameter-free shortcuts around it (DC-AE, section 3.2: residual autoencoding).
 """
 
-from einops import rearrange, reduce, repeat
+from einops import reduce, repeat
 from jaxtyping import Array, Float
+
+from vqlab.ops.mesh import rearrange
 
 
 def pixel_unshuffle(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B h w F"]:
