@@ -188,7 +188,7 @@ class DDPM:
         next_state = self._ancestral if sampler == "ancestral" else self._ddim
 
         def step(x_t, i, step_noise):
-            i = jnp.full(len(x_t), i)
+            i = jnp.full(x_t.shape[0], i)
             output = denoise(x_t, jnp.asarray(tables.timesteps)[i])
             return next_state(self.reverse(output, x_t, i, tables), x_t, i, tables, step_noise)
 

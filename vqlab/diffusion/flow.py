@@ -99,7 +99,7 @@ class Flow:
         check_count("num_steps", num_steps, 2 if is_random else 1)
 
         def velocity(x_t, t):
-            output = denoise(x_t, jnp.full(len(x_t), t))
+            output = denoise(x_t, jnp.full(x_t.shape[0], t))
             check_output(output, x_t, x_t.shape[-1])
             return output.astype(jnp.float32)
 

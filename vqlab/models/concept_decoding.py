@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from vqlab.diffusion.guidance import Guidance, guided_denoiser
 from vqlab.ops import nesting
 from vqlab.ops.counts import check_kept
+from vqlab.ops.mesh import placed_as
 
 NO_GUIDANCE = Guidance()
 
@@ -42,11 +43,11 @@ def decode_concepts(
       num_steps, sampler, temperature: see `Process.sample`.
     """
     noise_key, sample_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, (len(concepts), *model.latent_shape))
+    noise = jax.random.normal(noise_key, (concepts.shape[0], *model.latent_shape))
     denoise = concept_denoiser(model, variables, concepts, num_kept=num_kept, guidance=guidance)
     latents = model.process.sample(
         denoise,
-        noise,
+        placed_as(noise, concepts),
         key=sample_key,
         num_steps=num_steps,
         sampler=sampler,
@@ -101,7 +102,7 @@ def concept_losses(
     with like. Of DDPM's hybrid loss this is the first term.
     """
     time_key, noise_key = jax.random.split(key)
-    t = model.process.draw_times(time_key, len(latents))
+    t = model.process.draw_times(time_key, latents.shape[0])
     noise = jax.random.normal(noise_key, latents.shape)
     output = model.apply(
         variables,

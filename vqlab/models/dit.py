@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
@@ -24,7 +23,7 @@ from vqlab.nn.transformer import (
     scan_blocks,
     xavier_init,
 )
-from vqlab.ops.mesh import split_batch, split_features
+from vqlab.ops.mesh import rearrange, split_batch, split_features
 from vqlab.ops.position import sincos_table, time_features
 from vqlab.ops.resize import bicubic
 

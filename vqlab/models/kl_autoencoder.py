@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
 from vqlab.nn.layers import FLOAT32, conv, conv_init, precision_of
-from vqlab.ops.mesh import split_batch
+from vqlab.ops.mesh import repeat, split_batch
 
 NORM_GROUPS = 32
 

@@ -5,7 +5,7 @@ Semanticist, sections 4.1 and C.1; vision_transformer.py, and diffuse_slot.py en
 
 import flax.linen as nn
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
@@ -19,6 +19,7 @@ from vqlab.nn.transformer import (
     recomputed,
     scan_blocks,
 )
+from vqlab.ops.mesh import placed_as
 from vqlab.ops.resize import bicubic
 
 
@@ -100,7 +101,8 @@ class ConceptEncoder(nn.Module):
         patches = rearrange(patches + grid, "b h w d -> b (h w) d")
 
         def for_each_image(tokens):
-            return repeat(tokens, "n d -> b n d", b=len(images))
+            tokens = jnp.broadcast_to(tokens, (images.shape[0], *tokens.shape))
+            return placed_as(tokens, images)
 
         return jnp.concatenate(
             [for_each_image(cls + first), patches, for_each_image(concepts + last)], axis=1

@@ -83,7 +83,7 @@ class GroupedQuantizer(CountingBottleneck):
         tokens = ops.l2_normalize(tokens)
         indices = ops.nearest_codeword(tokens, self.codebook)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
-        keep = self._keep(batch, train, num_groups)
+        keep = self._keep(latents, train, num_groups)
         count = tokens.shape[0]
         keep_tokens = jnp.repeat(keep, math.prod(positions), 0, total_repeat_length=count)
         quantized = tokens + jax.lax.stop_gradient(codewords - tokens)
@@ -116,7 +116,8 @@ class GroupedQuantizer(CountingBottleneck):
         codewords = jnp.where(jnp.arange(self.num_groups)[:, None] < used, codewords, 0.0)
         return reshape(codewords, (*indices.shape[:-1], self.latent_channels))
 
-    def _keep(self, batch: int, train: bool, num_groups: int | None) -> Bool[Array, "B G"]:
+    def _keep(self, latents: Array, train: bool, num_groups: int | None) -> Bool[Array, "B G"]:
+        batch = latents.shape[0]
         used = check_kept("num_groups", num_groups, self.num_groups)
         keep = jnp.broadcast_to(jnp.arange(self.num_groups) < used, (batch, self.num_groups))
         if train and self.nested_probs:

@@ -9,14 +9,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
 from vqlab.nn.layers import precision_of
 from vqlab.nn.softmax_attention import RESIDUALS, attend, attend_causally
 from vqlab.ops.matmul import matmul
-from vqlab.ops.mesh import split_batch, split_tensor
+from vqlab.ops.mesh import rearrange, split_batch, split_tensor
 
 LAYER_NORM_EPS = 1e-6
 
@@ -168,7 +167,7 @@ class Block(nn.Module):
         """`branch` scaled by 1 / (1 - rate) for the samples that keep it, zeros for the others."""
         if rate is None:
             return branch
-        keep = jax.random.bernoulli(self.make_rng("drop_path"), 1 - rate, (len(branch), 1, 1))
+        keep = jax.random.bernoulli(self.make_rng("drop_path"), 1 - rate, (branch.shape[0], 1, 1))
         return branch * (keep / (1 - rate)).astype(branch.dtype)
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqlab.ops.mesh import explicit_place, reshape, varying_as
+
 
 def matmul(
     x: Float[Array, "... C"], kernel: Float[Array, "C F"], precision: jax.lax.PrecisionLike = None
@@ -15,8 +17,9 @@ def matmul(
     The rows of x are one axis: contracting one axis instead of two makes the kernel's gradient up
     to a quarter faster on CPUs.
     """
-    product = _matmul(precision, x.reshape(-1, x.shape[-1]), kernel)
-    return product.reshape(*x.shape[:-1], -1)
+    kernel, x = varying_as(kernel, x), varying_as(x, kernel)
+    product = _matmul(precision, reshape(x, (-1, x.shape[-1])), kernel)
+    return reshape(product, (*x.shape[:-1], -1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -33,7 +36,9 @@ def _backward(precision, residuals, g):
     x, kernel = residuals
     dot = functools.partial(jax.lax.dot, precision=precision)
     is_expansion = g.shape[1] >= 4 * x.shape[1]
-    return dot(g, kernel.T), dot(_written_transpose(x) if is_expansion else x.T, g)
+    dx = dot(g, kernel.T, out_sharding=explicit_place(x))
+    transposed = _written_transpose(x) if is_expansion else x.T
+    return dx, dot(transposed, g, out_sharding=explicit_place(kernel))
 
 
 def _written_transpose(x):

@@ -15,7 +15,7 @@ import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 # The mesh axes that the batch is split over; parameters are split over the second.
 BATCH_AXES = ("data", "fsdp")
@@ -35,7 +35,7 @@ def split_batch(x: jax.Array, axis: int = 0) -> jax.Array:
     Between the layers of a network this keeps the compiler from splitting activations by channel
     where parameters are, which costs memory and communication.
     """
-    axes = _batch_axes(x.shape[axis])
+    axes = _batch_axes(x, axis)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, axes)) if axes else x
 
 
@@ -45,7 +45,7 @@ def split_features(x: jax.Array) -> jax.Array:
     The rows are split over `data` and the features over `fsdp`, as the kernel is, if they divide:
     rows then travel and not the kernel.
     """
-    axes = _batch_axes(x.shape[-2])
+    axes = _batch_axes(x, -2)
     size = _auto_sizes().get(BATCH_AXES[-1], 1)
     features = None if size == 1 or x.shape[-1] % size else BATCH_AXES[-1]
     rows = tuple(axis for axis in axes if axis != features)
@@ -65,7 +65,7 @@ def split_tensor(x: jax.Array, axis: int, what: str) -> jax.Array:
     axis %= x.ndim
     if x.shape[axis] % size:
         raise ValueError(f"{x.shape[axis]} {what} do not split over mesh.tensor={size}")
-    spec = [_batch_axes(len(x)), *[None] * (x.ndim - 1)]
+    spec = [_batch_axes(x, 0), *[None] * (x.ndim - 1)]
     spec[axis] = TENSOR_AXIS
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
@@ -75,10 +75,10 @@ def _auto_sizes() -> dict[str, int]:
     return {axis: mesh.shape[axis] for axis in mesh.auto_axes}
 
 
-def _batch_axes(length: int) -> tuple[str, ...]:
-    """The axes to split so many rows over; none where they do not divide."""
+def _batch_axes(x: jax.Array, axis: int) -> tuple[str, ...]:
+    """The mesh's axes to split this one of `x` over; none where it does not divide."""
     sizes = {axis: size for axis, size in _auto_sizes().items() if axis in BATCH_AXES}
-    return () if length % math.prod(sizes.values()) else tuple(sizes)
+    return () if x.shape[axis] % math.prod(sizes.values()) else tuple(sizes)
 
 
 def varying_as(x: jax.Array, *others: jax.Array) -> jax.Array:
@@ -93,6 +93,22 @@ def varying_as(x: jax.Array, *others: jax.Array) -> jax.Array:
 def _varying(*arrays: jax.Array) -> frozenset[str]:
     """Manual axes on which one of the arrays differs from device to device."""
     return frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
+
+
+def placed_as(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` [B, ...] with the type of what is computed from `like` [B, ...].
+
+    For what is made beside a user's arrays, such as noise; it joins them in loops and joints.
+    """
+    if jax.sharding.get_abstract_mesh().explicit_axes:
+        x = jax.sharding.reshard(x, PartitionSpec(*jax.typeof(like).sharding.spec[:1]))
+    return varying_as(x, like)
+
+
+def explicit_place(x: jax.Array) -> NamedSharding | None:
+    """Where Explicit axes of the mesh have `x`, as `out_sharding` of JAX's functions; else None."""
+    has_axes = jax.sharding.get_abstract_mesh().explicit_axes
+    return jax.typeof(x).sharding if has_axes else None
 
 
 def along_batch(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
