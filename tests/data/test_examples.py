@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 
 from vqlab.data.corrupt import Failure
@@ -44,13 +46,15 @@ def test_rows_of_a_process():
         EvalExamples(HalfCorrupt(), lambda image, rng: np.asarray(image), count=6),
         size=8,
         batch_size=4,
-        process_index=1,
-        process_count=2,
+        parts=(1,),
+        num_parts=2,
     )
     first, second = rows(0), rows(1)
     assert (first["labels"].tolist(), first["mask"].tolist()) == ([2, 0], [True, False])
     assert [failure.record for failure in first["failures"]] == [3]
     assert (second["mask"].tolist(), second["failures"]) == ([False, False], [])
+    apart = dataclasses.replace(rows, parts=(0, 2), num_parts=4)
+    assert list(apart.positions(0)) == [0, 2] and list(apart.positions(1)) == [4, 6]
 
 
 class NoMemory(HalfCorrupt):

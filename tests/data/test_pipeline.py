@@ -72,12 +72,7 @@ def test_global_batches_are_the_same_for_any_number_of_processes(image_folder):
     whole = take(train_batches(source, TRANSFORM, 4, seed=1), 6)
     for count in (2, 4):
         parts = [
-            take(
-                train_batches(
-                    source, TRANSFORM, 4, seed=1, process_index=index, process_count=count
-                ),
-                6,
-            )
+            take(train_batches(source, TRANSFORM, 4, seed=1, parts=(index,), num_parts=count), 6)
             for index in range(count)
         ]
         joined = {name: np.concatenate([p[name] for p in parts], axis=1) for name in whole}
@@ -168,7 +163,7 @@ def test_state_is_the_same_on_every_process_and_fits_any_batch_size():
     straight = take(train_batches(source, TRANSFORM, 2, seed=5), 12)
     states = []
     for index in range(2):
-        batches = train_batches(source, TRANSFORM, 6, seed=5, process_index=index, process_count=2)
+        batches = train_batches(source, TRANSFORM, 6, seed=5, parts=(index,), num_parts=2)
         next(batches)
         states.append(batches.get_state())
         batches.close()
@@ -230,7 +225,7 @@ def test_nothing_readable_ends_the_run_whatever_the_share(image_folder):
 def test_evaluation_sees_every_example_once(processes, limit):
     passes = [
         eval_batches(
-            Numbered(11), CenterCrop(16), 4, process_index=p, process_count=processes, limit=limit
+            Numbered(11), CenterCrop(16), 4, parts=(p,), num_parts=processes, limit=limit
         )
         for p in range(processes)
     ]
@@ -260,10 +255,11 @@ def test_evaluation_masks_and_counts_corrupt_images(image_folder, caplog):
 
 def test_numbers_out_of_range():
     source = Numbered(4)
-    with pytest.raises(ValueError, match="batch size 6 does not split over 4 processes"):
-        train_batches(source, TRANSFORM, 6, seed=0, process_count=4)
-    with pytest.raises(ValueError, match=r"process_index 2 is not in \[0, 2\)"):
-        train_batches(source, TRANSFORM, 4, seed=0, process_index=2, process_count=2)
+    with pytest.raises(ValueError, match="batch size 6 does not split into 4 parts"):
+        train_batches(source, TRANSFORM, 6, seed=0, num_parts=4)
+    for parts in ((), (2,), (1, 0), (0, 0)):
+        with pytest.raises(ValueError, match=r"parts \(.*\) are not ascending numbers in \[0, 2\)"):
+            train_batches(source, TRANSFORM, 4, seed=0, parts=parts, num_parts=2)
     with pytest.raises(ValueError, match="seed is -1"):
         train_batches(source, TRANSFORM, 4, seed=-1)
     with pytest.raises(ValueError, match="num_workers is -1"):

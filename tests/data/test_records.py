@@ -88,8 +88,8 @@ def test_batches_carry_the_arrays_of_their_images(folder):
             StoredCrop(8),
             4,
             seed=1,
-            process_index=index,
-            process_count=count,
+            parts=(index,),
+            num_parts=count,
             **reading,
         )
         taken = [next(batches) for _ in range(5)]

@@ -69,8 +69,52 @@ def test_errors_name_the_parameter_and_the_numbers():
         sharding.tree_sharding(odd, mesh, ((".*", "split"),))
 
 
-def test_a_global_batch_keeps_its_rows_in_order():
-    mesh = sharding.make_mesh(2, 4)
+def chips(*sides, kind="TPU v5 lite", slices=1):
+    """TPU chips by their coordinates in the torus, in an order that says nothing."""
+    made = [
+        types.SimpleNamespace(
+            platform="tpu",
+            device_kind=kind,
+            coords=(x, y, 0),
+            core_on_chip=0,
+            slice_index=number,
+        )
+        for number in range(slices)
+        for x in range(sides[0])
+        for y in range(sides[1])
+    ]
+    return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
+
+
+def test_neighbours_on_the_torus_are_neighbours_on_the_mesh():
+    grid = sharding.order_devices(chips(4, 8), [4, 8, 1])
+    assert all(len({chip.coords[0] for chip in row}) == 1 for row in grid[..., 0])
+    # On most chips jax.make_mesh takes no axis but whole sides of the torus.
+    odd = sharding.order_devices(chips(4, 8, kind="TPU v6 lite"), [2, 16, 1])
+    assert len({chip.coords for chip in odd.flat}) == 32
+
+
+@pytest.mark.parametrize(
+    ("slices", "sizes", "across"),
+    [(2, (4, 8, 1), (2, 1, 1)), (2, (1, 32, 1), (1, 2, 1)), (6, (4, 24, 1), (2, 3, 1))],
+)
+def test_slices_are_split_by_the_outer_axes(slices, sizes, across):
+    """So that what `fsdp` and `tensor` send stays on the faster links."""
+    side = np.prod(sizes) // slices // 4
+    grid = sharding.order_devices(chips(4, side, slices=slices), sizes)
+    numbers = np.vectorize(lambda chip: chip.slice_index)(grid)
+    within = [size // cut for size, cut in zip(sizes, across, strict=True)]
+    expected = np.arange(slices).reshape(across)
+    np.testing.assert_array_equal(numbers, np.kron(expected, np.ones(within, int)))
+
+
+# Neighbours on the mesh need not be neighbours in the list of all devices.
+ORDERS = [list(range(8)), [0, 4, 1, 5, 2, 6, 3, 7], [7, 2, 5, 0, 3, 6, 1, 4]]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_global_batch_keeps_its_rows_in_order(order):
+    mesh = sharding.make_mesh(2, 4, devices=[jax.devices()[i] for i in order])
     batch = sharding.global_batch({"x": np.arange(16.0)}, mesh)
     assert batch["x"].sharding.spec == P(("data", "fsdp"))
     np.testing.assert_array_equal(batch["x"], np.arange(16.0))
@@ -86,23 +130,33 @@ def mesh_of(owners, **axes):
 @pytest.mark.parametrize(
     "owners, axes, parts",
     [
-        ([0, 0, 1, 1], {"data": 4}, [(0, 2), (1, 2)]),
-        ([0, 0, 1, 1], {"data": 2, "tensor": 2}, [(0, 2), (1, 2)]),
-        ([0, 1, 2, 3], {"data": 2, "tensor": 2}, [(0, 2), (0, 2), (1, 2), (1, 2)]),
-        ([0, 0, 1, 1], {"tensor": 4}, [(0, 1), (0, 1)]),
-        # Neighbours in a slice need not be neighbours in the list of all devices.
-        ([0, 1, 0, 1], {"data": 2, "fsdp": 2}, [(0, 2), (1, 2)]),
+        ([0, 0, 1, 1], {"data": 4}, [(0, 1), (2, 3)]),
+        ([0, 0, 1, 1], {"data": 2, "tensor": 2}, [(0,), (1,)]),
+        ([0, 1, 2, 3], {"data": 2, "tensor": 2}, [(0,), (0,), (1,), (1,)]),
+        ([0, 0, 1, 1], {"tensor": 4}, [(0,), (0,)]),
+        ([0, 1, 0, 1], {"data": 2, "fsdp": 2}, [(0, 2), (1, 3)]),
+        ([0, 0, 0, 1, 1, 1], {"data": 3, "tensor": 2}, [(0, 1), (1, 2)]),
     ],
 )
-def test_processes_that_split_only_tensors_read_the_same_rows(owners, axes, parts, monkeypatch):
-    for process, part in enumerate(parts):
+def test_a_process_reads_the_parts_that_its_devices_hold(owners, axes, parts, monkeypatch):
+    for process, own in enumerate(parts):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        assert sharding.own_part(mesh_of(owners, **axes)) == part
+        total = axes.get("data", 1) * axes.get("fsdp", 1)
+        assert sharding.own_parts(mesh_of(owners, **axes)) == (own, total)
 
 
-def test_a_mesh_that_cuts_across_processes_is_refused():
-    with pytest.raises(ValueError, match="does not give processes whole parts of a batch"):
-        sharding.own_part(mesh_of([0, 0, 0, 1, 1, 1], data=3, tensor=2))
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 2, 4)])
+def test_parts_are_where_jax_puts_the_rows_of_a_process(order, axes, monkeypatch):
+    mesh = sharding.make_mesh(*axes, devices=[jax.devices()[i] for i in order])
+    places = sharding.batch_sharding(mesh).devices_indices_map((16,))
+    owners = [device.id // 4 for device in mesh.devices.flat]
+    for process in range(2):
+        own = {places[d][0].indices(16) for d in mesh.devices.flat if d.id // 4 == process}
+        rows = [row for piece in sorted(own) for row in range(*piece)]
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        parts, total = sharding.own_parts(mesh_of(owners, **dict(zip(AXES, axes, strict=True))))
+        assert rows == [p * 16 // total + i for p in parts for i in range(16 // total)]
 
 
 @pytest.mark.parametrize("kind", ["mgvq", "semanticist"])

@@ -1,7 +1,7 @@
 """Example number `position` of a run, and rows of a batch: pure functions that workers call."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -138,13 +138,15 @@ def _failure(source, record: int, error: Exception) -> Failure:
 class BatchRows:
     """One process's rows of a global batch.
 
-    Global batch b holds the positions start + b * batch_size onwards; process p of P has the
-    p-th of P contiguous parts, so the batch put together is the same for every P.
+    Global batch b holds the positions start + b * batch_size onwards, in `num_parts` equal parts.
+    A process has some of them, those that its devices hold, so the batch put together is the same
+    for any processes and devices.
 
     Attributes:
       example_at: `TrainExamples`, `EvalExamples` or `ViewExamples`.
       size: side of the images in pixels.
       batch_size: of the global batch.
+      parts, num_parts: this process's parts, ascending, and how many there are.
       start: position of the first example.
       fields: dtype and shape of the arrays beside the images, by name.
     """
@@ -152,14 +154,21 @@ class BatchRows:
     example_at: Callable[[int], Example]
     size: int
     batch_size: int
-    process_index: int
-    process_count: int
+    parts: Sequence[int] = (0,)
+    num_parts: int = 1
     start: int = 0
     fields: Mapping[str, tuple[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
-        return self.batch_size // self.process_count
+        return len(self.parts) * (self.batch_size // self.num_parts)
+
+    def positions(self, batch: int) -> Iterator[int]:
+        """Of this process's rows, in their order in the global batch."""
+        size = self.batch_size // self.num_parts
+        for part in self.parts:
+            first = self.start + batch * self.batch_size + part * size
+            yield from range(first, first + size)
 
     def __call__(self, batch: int) -> dict:
         """{"images_u8" uint8 [b, size, size, 3], "labels" int32 [b], "mask" bool [b], "failures"
@@ -170,9 +179,8 @@ class BatchRows:
         mask = np.zeros(rows, bool)
         arrays = {n: np.zeros((rows, *shape), dtype) for n, (dtype, shape) in self.fields.items()}
         failures = []
-        first = self.start + int(batch) * self.batch_size + self.process_index * rows
-        for row in range(rows):
-            example = self.example_at(first + row)
+        for row, position in enumerate(self.positions(int(batch))):
+            example = self.example_at(position)
             failures.extend(example.failures)
             if example.pixels is not None:
                 images[row], labels[row], mask[row] = example.pixels, example.label, True

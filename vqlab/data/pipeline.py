@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -136,8 +136,8 @@ def train_batches(
     batch_size: int,
     *,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    parts: Sequence[int] = (0,),
+    num_parts: int = 1,
     num_workers: int = 0,
     num_threads: int = 2,
     prefetch: int = 2,
@@ -155,12 +155,13 @@ def train_batches(
         `StoredCrop` where the source holds arrays beside the images, which are of these crops.
       batch_size: B, of the global batch over all processes.
       seed: of order and augmentation.
-      process_index, process_count: p and P; this process gets rows p*B/P to (p+1)*B/P.
+      parts, num_parts: numbers p, ascending, and P; this process gets rows p*B/P to (p+1)*B/P for
+        each p.
       num_workers, num_threads, prefetch, on_worker_death: see `Reading`.
       max_corrupt_share: see `CorruptRecords`.
 
     Raises:
-      ValueError: B does not split over the processes, a number is out of range, or the transform
+      ValueError: B does not split into the parts, a number is out of range, or the transform
         would part crops from their arrays.
     """
     if seed < 0:
@@ -170,7 +171,7 @@ def train_batches(
             f"records hold arrays of their crops; take these with StoredCrop, not {transform}"
         )
     examples = TrainExamples(source, transform, seed)
-    rows = _rows(examples, source, transform.size, batch_size, process_index, process_count)
+    rows = _rows(examples, source, transform.size, batch_size, parts, num_parts)
     corrupt = CorruptRecords(len(source), max_corrupt_share)
     reading = Reading(num_workers, num_threads, prefetch, on_worker_death)
     return TrainBatches(rows, corrupt, seed, reading)
@@ -181,8 +182,8 @@ def eval_batches(
     transform,
     batch_size: int,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    parts: Sequence[int] = (0,),
+    num_parts: int = 1,
     limit: int | None = None,
     num_workers: int = 0,
     num_threads: int = 2,
@@ -195,26 +196,24 @@ def eval_batches(
     Arguments as in `train_batches`; `limit` takes only so many records, evenly spread.
 
     Raises:
-      ValueError: B does not split over the processes, or a number is out of range.
+      ValueError: B does not split into the parts, or a number is out of range.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"evaluation limit is {limit}, must be at least 1 (or None for all)")
     count = len(source) if limit is None else min(limit, len(source))
     examples = EvalExamples(source, transform, count)
-    rows = _rows(examples, source, transform.size, batch_size, process_index, process_count)
+    rows = _rows(examples, source, transform.size, batch_size, parts, num_parts)
     reading = Reading(num_workers, num_threads, prefetch, on_worker_death)
     return EvalBatches(rows, count, max_corrupt_share, reading)
 
 
-def _rows(examples, source, size, batch_size, process_index, process_count) -> BatchRows:
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"global batch size {batch_size} does not split over {process_count} processes"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
+def _rows(examples, source, size, batch_size, parts, num_parts) -> BatchRows:
+    if batch_size < 1 or num_parts < 1 or batch_size % num_parts:
+        raise ValueError(f"global batch size {batch_size} does not split into {num_parts} parts")
+    if not parts or list(parts) != sorted(set(parts) & set(range(num_parts))):
+        raise ValueError(f"parts {tuple(parts)} are not ascending numbers in [0, {num_parts})")
     fields = array_fields(source)
-    return BatchRows(examples, size, batch_size, process_index, process_count, fields=fields)
+    return BatchRows(examples, size, batch_size, tuple(parts), num_parts, fields=fields)
 
 
 def _finish(batch: dict) -> dict:

@@ -152,7 +152,7 @@ class ViewBatches:
         self.count = self.num_images * views.num_views
         self._batches_per_shard = records_per_shard // batch_size
         examples = ViewExamples(source, views, self.count)
-        self._rows = BatchRows(examples, views.size, batch_size, 0, 1)
+        self._rows = BatchRows(examples, views.size, batch_size)
         self._reading = Reading(num_workers, num_threads, prefetch)
         self.corrupt = CorruptRecords(self.num_images, max_corrupt_share)
 

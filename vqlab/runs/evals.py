@@ -118,7 +118,7 @@ def _eval_batches(
     split: str,
 ) -> _Evaluated:
     node = config.evals[name]
-    part, num_parts = sharding.own_part(mesh)
+    parts, num_parts = sharding.own_parts(mesh)
     names = {"train": config.data.train_split, "validation": config.data.validation_split}
     source = read_source(names[split])
     if node.tile_size:
@@ -127,8 +127,8 @@ def _eval_batches(
         source,
         data.CenterCrop(node.image_size),
         node.batch_size,
-        process_index=part,
-        process_count=num_parts,
+        parts=parts,
+        num_parts=num_parts,
         limit=node.limit or None,
         on_worker_death=on_worker_death,
         **config.loader,

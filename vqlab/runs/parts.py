@@ -104,7 +104,7 @@ def build_batches(
     on_worker_death: Callable[[], None] | None = None,
 ) -> data.TrainBatches:
     """This process's part of the endless training batches."""
-    part, num_parts = sharding.own_part(mesh)
+    parts, num_parts = sharding.own_parts(mesh)
     if source.is_cropped:
         transform = data.StoredCrop(config.image_size)
     else:
@@ -114,8 +114,8 @@ def build_batches(
         transform,
         config.batch_size,
         seed=config.seed,
-        process_index=part,
-        process_count=num_parts,
+        parts=parts,
+        num_parts=num_parts,
         on_worker_death=on_worker_death,
         **config.loader,
     )

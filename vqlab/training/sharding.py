@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vqlab.ops.mesh import AXES, BATCH_AXES, TENSOR_AXIS
@@ -35,6 +36,9 @@ def make_mesh(
 ) -> Mesh:
     """A (data, fsdp, tensor) mesh; one of them may be -1, meaning all the devices that are left.
 
+    Devices are ordered by their links, so that the later axes have the nearer neighbours. Across
+    slices of TPUs, or servers of GPUs, `data` is split first.
+
     Raises:
       ValueError: when the axes do not multiply to the number of devices.
     """
@@ -49,8 +53,26 @@ def make_mesh(
             f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} does not fit {len(devices)} "
             "devices; the axes must multiply to the number of devices (one of them may be -1)"
         )
-    grid = np.asarray(devices).reshape(sizes)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(order_devices(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def order_devices(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+    """The devices as an array of these sizes.
+
+    What `jax.make_mesh` does, which refuses several slices, and on most TPUs any axis that is not
+    whole sides of the torus.
+    """
+    left = len({getattr(device, "slice_index", 0) for device in devices})
+    if left == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    across = []
+    for size in sizes:
+        across.append(math.gcd(size, left))
+        left //= across[-1]
+    within = [size // slices for size, slices in zip(sizes, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(
+        within, across, devices, allow_split_physical_axes=True
+    )
 
 
 def batch_parts(mesh: Mesh) -> int:
@@ -124,33 +146,24 @@ def tree_sharding(tree, mesh: Mesh, rules: Sequence[tuple[str, str]]):
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def own_part(mesh: Mesh) -> tuple[int, int]:
-    """(p, P): the devices of this process hold the p-th of P equal parts of a batch.
+def own_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """(numbers, P): which of P equal parts of a batch the devices of this process hold, ascending.
 
-    Processes that split `tensor` among them hold the same part, and have to read the same rows.
-
-    Raises:
-      ValueError: two processes share a part of what they hold.
+    They need not be neighbours. Processes that split `tensor` among them hold the same parts, and
+    read the same rows.
     """
-    held: dict[int, set[int]] = {}
-    for part, devices in enumerate(mesh.devices.reshape(batch_parts(mesh), -1)):
-        for device in devices:
-            held.setdefault(device.process_index, set()).add(part)
-    different = sorted({frozenset(parts) for parts in held.values()}, key=min)
-    if any(len(parts) * len(different) != batch_parts(mesh) for parts in different):
-        raise ValueError(
-            f"a mesh of {dict(mesh.shape)} does not give processes whole parts of a batch; choose "
-            "a tensor axis that divides the devices of a process, or is a multiple of them"
-        )
-    return different.index(held[jax.process_index()]), len(different)
+    rows = mesh.devices.reshape(batch_parts(mesh), -1)
+    own = jax.process_index()
+    held = (any(device.process_index == own for device in devices) for devices in rows)
+    return tuple(part for part, is_own in enumerate(held) if is_own), len(rows)
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of the batch (see `own_part`) in arrays that span the mesh."""
-    sharding, (_, num_parts) = batch_sharding(mesh), own_part(mesh)
+    """This process's rows of the batch, those of `own_parts`, in arrays that span the mesh."""
+    sharding, (parts, num_parts) = batch_sharding(mesh), own_parts(mesh)
     return {
         name: jax.make_array_from_process_local_data(
-            sharding, rows, (len(rows) * num_parts, *rows.shape[1:])
+            sharding, rows, (len(rows) // len(parts) * num_parts, *rows.shape[1:])
         )
         for name, rows in batch.items()
     }
