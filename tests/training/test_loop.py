@@ -249,7 +249,11 @@ def test_a_window_of_steps_is_profiled(tmp_path):
     run = make_run(tmp_path, Counting())
     run.profiler = Profiler(ProfileWindow(start=2, num_steps=2), tmp_path)
     train(run, 5, NOTHING)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    (path,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(path)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    steps = [dict(event.stats)["step_num"] for event in events if event.name == "train"]
+    assert sorted(map(int, steps)) == [2, 3]
     with pytest.raises(ValueError, match="profile.start=0 must be at least 1"):
         ProfileWindow(start=0)
 

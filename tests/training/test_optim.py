@@ -17,6 +17,15 @@ def test_warm_up_is_linear_and_cosine_ends_at_zero():
 def test_constant_stays():
     rate = build_schedule("constant", 0.3, warmup_steps=0, num_steps=5)
     np.testing.assert_allclose([rate(0), rate(1000)], 0.3, rtol=1e-6)
+    rate = build_schedule("constant", 0.3, warmup_steps=2, num_steps=5)
+    np.testing.assert_allclose([rate(0), rate(1), rate(2), rate(9)], [0, 0.15, 0.3, 0.3])
+
+
+def test_warm_up_may_take_no_step_or_all():
+    rate = build_schedule("cosine", 0.3, warmup_steps=0, num_steps=4)
+    np.testing.assert_allclose([rate(0), rate(2), rate(4)], [0.3, 0.15, 0.0], atol=1e-7)
+    rate = build_schedule("cosine", 0.3, warmup_steps=4, num_steps=4)
+    np.testing.assert_allclose([rate(0), rate(2), rate(4)], [0.0, 0.15, 0.3], atol=1e-7)
 
 
 def test_weight_decay_spares_biases_scales_and_codebooks():

@@ -25,15 +25,13 @@ def build_schedule(
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
     if not 0 <= warmup_steps <= num_steps:
         raise ValueError(f"{warmup_steps} warm-up steps do not lie within 0..{num_steps} steps")
-    after = (
-        optax.cosine_decay_schedule(learning_rate, max(num_steps - warmup_steps, 1))
-        if name == "cosine"
-        else optax.constant_schedule(learning_rate)
-    )
-    if warmup_steps == 0:
-        return after
+    if name == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup_steps, max(num_steps, warmup_steps + 1)
+        )
+    # Not optax.warmup_constant_schedule: with no steps of warm-up its rate stays 0.
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, after], [warmup_steps])
+    return optax.join_schedules([warmup, optax.constant_schedule(learning_rate)], [warmup_steps])
 
 
 def current_rate(schedule: optax.Schedule, opt_state) -> jax.Array:

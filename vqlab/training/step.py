@@ -173,7 +173,7 @@ def _average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:
     """EMA whose decay warms up as (1 + step) / (10 + step), so that it forgets the start."""
     step = step.astype(jnp.float32)
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, params)
+    return optax.incremental_update(params, ema, step_size=1.0 - decay)
 
 
 def make_train_step(

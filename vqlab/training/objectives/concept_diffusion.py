@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from einops import repeat
 from flax import linen as nn
 
@@ -192,13 +193,6 @@ def repa_loss(projected: jax.Array, features: jax.Array) -> jax.Array:
     """
     features = repeat(features, "b ... -> (b n) ...", n=len(projected) // len(features))
     projected = resize.bicubic(projected, *features.shape[1:3])
-    return -jnp.mean(_cosine(projected, features.astype(jnp.float32)))
-
-
-def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    def unit(x):
-        # As torch.nn.functional.normalize: the norm is at least 1e-12, with a gradient at 0.
-        norm = jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
-        return x / norm
-
-    return jnp.sum(unit(a) * unit(b), -1)
+    # As torch.nn.functional.normalize norms are at least 1e-12, which gives gradients at 0.
+    cosine = optax.losses.cosine_similarity(projected, features.astype(jnp.float32), epsilon=1e-24)
+    return -jnp.mean(cosine)
