@@ -81,7 +81,7 @@ def test_global_batches_are_the_same_for_any_number_of_processes(image_folder):
 
 def test_worker_processes_and_what_takes_their_place_give_the_same_batches(image_folder, caplog):
     source = build_source("folder", path=image_folder(10, corrupt=[3]))
-    straight = take(train_batches(source, TRANSFORM, 4, seed=1), 8)
+    straight = take(train_batches(source, TRANSFORM, 4, seed=1), 17)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         died = []
@@ -92,7 +92,7 @@ def test_worker_processes_and_what_takes_their_place_give_the_same_batches(image
         state = json.loads(json.dumps(batches.get_state()))
         assert not died
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        first += [next(batches) for _ in range(3)]
+        first += [next(batches) for _ in range(12)]  # more than are ready
         batches.close()
     assert died == ["a loader worker has died"] and not multiprocessing.active_children()
     [line] = [r.getMessage() for r in caplog.records if "SIGKILL" in r.getMessage()]
@@ -102,7 +102,7 @@ def test_worker_processes_and_what_takes_their_place_give_the_same_batches(image
     assert len([r for r in caplog.records if "003.png" in r.getMessage()]) == 1
     resumed = train_batches(source, TRANSFORM, 4, seed=1)
     resumed.set_state(state)
-    assert_same(take(resumed, 3), {name: values[5:] for name, values in straight.items()})
+    assert_same(take(resumed, 12), {name: values[5:] for name, values in straight.items()})
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
