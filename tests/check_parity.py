@@ -19,6 +19,7 @@ from tests.parity.diffloss import check_diffloss
 from tests.parity.diffusion import check_diffusion
 from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
+from tests.parity.fsq import check_fsq
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
@@ -31,6 +32,7 @@ KINDS = {
     "trainstep": "a tokenizer's training step, with the weights in the file beside it "
     "(mgvq_*_trainstep.npz)",
     "quantizer": "training steps of a quantizer alone (mgvq_quantizer_train*.npz)",
+    "fsq": "a finite scalar quantizer alone (quantizer_fsq*.npz)",
     "vit": "Semanticist's encoder (semanticist_vit_*.npz)",
     "dit": "Semanticist's decoder (semanticist_dit_*.npz)",
     "semanticist": "its training step and sampling, with the weights in the two files beside it "
@@ -44,6 +46,8 @@ def kind(arrays: dict, config: dict) -> str:
     """Which of KINDS a file is, by what it holds."""
     if "w/embedding.weight" in arrays and "in/R" in arrays:
         return "quantizer"
+    if {case.get("kind") for case in config.get("cases", [])} == {"fsq"}:
+        return "fsq"
     if {"encoder", "decoder", "codebook_groups"} <= config.keys():
         if "out/loss" in arrays:
             return "trainstep"
@@ -74,6 +78,8 @@ def check_file(path: Path) -> Report:
             check_trainstep(report, _weights_beside(path, arrays, config), config)
         case "quantizer":
             check_quantizer(report, config)
+        case "fsq":
+            check_fsq(report, config)
         case "vit":
             check_vit(report, config)
         case "dit":

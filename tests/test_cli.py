@@ -5,7 +5,7 @@ import errno
 import jax
 import pytest
 
-from vqlab import cli
+from vqlab.host import cli
 
 
 @pytest.mark.parametrize(

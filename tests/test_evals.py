@@ -40,7 +40,8 @@ def test_a_folder_without_classes_has_no_probe_and_one_image_no_components(tmp_p
     write(tmp_path, "train/a.png", "validation/a.png", "validation/b.png")
     built = evaluators_on(tmp_path)
     assert set(built) == {"explained_variance", "reconstruction", "spectrum"}
-    assert sorted(message.split(" is left out: ")[0] for message in caplog.messages) == [
+    left_out = [message for message in caplog.messages if " is left out: " in message]
+    assert sorted(message.split(" is left out: ")[0] for message in left_out) == [
         "evaluation 'pca'",
         "evaluation 'probe'",
     ]
@@ -56,7 +57,7 @@ def test_classes_in_both_splits_have_all_evaluators(tmp_path, caplog):
         "reconstruction",
         "spectrum",
     }
-    assert not caplog.messages
+    assert "is left out" not in caplog.text
     # One image of two is fitted then, and one scored.
     assert "probe" not in evaluators_on(tmp_path, **{"evals.probe.fit_split": "validation"})
 
@@ -72,4 +73,4 @@ def test_validation_images_of_which_none_can_be_read_end_with_one_line(tmp_path)
     write(tmp_path, "validation/a.png", content=b"no picture")
     built = evaluators_on(tmp_path)
     with pytest.raises(EvaluationError, match="none of the images of the validation split"):
-        run_evaluators({"pca": built["pca"]}, {}, {}, {})
+        run_evaluators({"pca": built["pca"]}, {}, {})

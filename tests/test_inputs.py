@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqlab import inputs
+from vqlab.models import inputs
+from vqlab.ops import counts
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", jnp.bfloat16])
@@ -57,11 +58,11 @@ def test_numbers_may_be_those_of_numpy_and_jax():
 
 def test_seeds_are_whole_numbers_of_32_bits():
     """JAX gives 5 and 2**32 + 5 one key."""
-    assert inputs.check_seed(np.uint32(2**32 - 1)) == 2**32 - 1
-    assert inputs.check_seed(jnp.array(5)) == 5
+    assert counts.check_seed(np.uint32(2**32 - 1)) == 2**32 - 1
+    assert counts.check_seed(jnp.array(5)) == 5
     for wrong in (-1, 2**32, 2**64):
         with pytest.raises(ValueError, match=f"seed={wrong} is out of range: choose 0..4294967295"):
-            inputs.check_seed(wrong)
+            counts.check_seed(wrong)
     for wrong in (1.5, True, "a", None):
         with pytest.raises(ValueError, match="seed=.* is no whole number"):
-            inputs.check_seed(wrong)
+            counts.check_seed(wrong)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import vqlab
-from vqlab import interrupts
+from vqlab.host import interrupts
 
 # As `python -m vqlab.COMMAND` begins; then C code that no handler in Python interrupts.
 COMMAND = """

@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
-from vqlab.lock import only_run
 
-from vqlab import lock
+from vqlab.host import lock
+from vqlab.host.lock import only_run
 
 HOLDER = """
 import sys, time
-from vqlab.lock import only_run
+from vqlab.host.lock import only_run
 with only_run(sys.argv[1]):
     print("has it", flush=True)
     time.sleep(60)

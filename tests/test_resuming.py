@@ -4,9 +4,9 @@ import json
 
 import pytest
 from ml_collections import ConfigDict
-from vqlab.resuming import UNSET, Change, changes, compare
 
-from vqlab import resuming
+from vqlab.runs import resuming
+from vqlab.runs.resuming import UNSET, Change, changes, compare
 
 OLD = {
     "seed": 0,

@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
     config = tiny.semanticist_config()
     training, state = run_until(config, workdir, 4)
-    others = {"another run": {"reconstruction/concepts_1/psnr": 11.0}}
+    others = {"another run": {"reconstruction/first_1/psnr": 11.0}}
     with jax.set_mesh(training.mesh):
         main.finish(config, workdir, training, state, others)
     return workdir, jax.device_get(state)
@@ -64,12 +64,12 @@ def test_the_report_has_every_analysis(finished):
     workdir, _ = finished
     results = json.loads((workdir / "evaluation.json").read_text())["results"]
     for name in (
-        "reconstruction/concepts_1/psnr",
-        "reconstruction/concepts_4/ssim",
+        "reconstruction/first_1/psnr",
+        "reconstruction/first_4/ssim",
         "reconstruction/mean_image/psnr",
-        "explained_variance/concepts_2/share",
+        "explained_variance/first_2/share",
         "spectrum/semantic_spectrum_coupling",
-        "probe/concepts_1/probe_accuracy",
+        "probe/first_1/probe_accuracy",
     ):
         assert name in results
     assert any(re.match(r"pca/components_\d+/psnr", name) for name in results)
@@ -187,12 +187,14 @@ def test_a_model_on_latents_carries_its_autoencoder(tmp_path, capsys):
     config.objective.lpips_weights = "/nowhere"  # gone since; only training needed it
     save_config(config, tmp_path / "run")
     loaded = vqlab.load(tmp_path / "run")
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables["latent_space"]["params"], params)
+    kept = loaded.weights.frozen["latent_space"]["params"]
+    jax.tree.map(np.testing.assert_array_equal, kept, params)
     (tmp_path / "kl" / package.WEIGHTS_FILE).unlink()
     convert.main(["export", str(tmp_path / "run" / "export"), str(tmp_path / "copy")])
     loaded = vqlab.load(tmp_path / "copy")
     assert loaded.sampling["num_steps"] == config.sampling.num_steps
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables["latent_space"]["params"], params)
+    kept = loaded.weights.frozen["latent_space"]["params"]
+    jax.tree.map(np.testing.assert_array_equal, kept, params)
     assert loaded.decode(loaded.encode(tiny.images(1, 16))).shape == (1, 16, 16, 3)
     files = [str(tmp_path / name) for name in ("official.npz", "autoencoder.npz")]
     convert.main(["to-official", str(tmp_path / "copy"), files[0], f"--latents={files[1]}"])
@@ -242,8 +244,8 @@ def test_an_official_file_of_another_model_lists_what_differs(tokenizer, tmp_pat
 
 def test_curves_of_several_runs_are_one_table():
     runs = {
-        "nested": {"reconstruction/concepts_1/psnr": 15.0, "reconstruction/concepts_16/psnr": 20.0},
-        "mgvq": {"reconstruction/groups_1/psnr": 21.5, "reconstruction/psnr": 22.0},
+        "nested": {"reconstruction/first_1/psnr": 15.0, "reconstruction/first_16/psnr": 20.0},
+        "mgvq": {"reconstruction/first_1/psnr": 21.5, "reconstruction/psnr": 22.0},
     }
     lines = comparison.format_curves(runs).splitlines()
     assert lines[0] == "reconstruction/psnr by number kept"

@@ -1,5 +1,6 @@
 """The tokenize command: what it stores is what the networks make of the stored crops."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -15,9 +16,11 @@ import vqlab
 from tests import exports, tiny, tiny_kl
 from tests.filled import filled
 from vqlab import data, models
+from vqlab.export import frozen
 from vqlab.models.pretrained.dinov2 import DINOv2
-from vqlab.runs import precompute
+from vqlab.runs import build, estimate, parts, precompute
 from vqlab.training import sharding
+from vqlab.training.objectives import concept_diffusion
 
 ROOT = pathlib.Path(__file__).parent.parent
 COUNT = 8  # of the photographs in the training split
@@ -79,31 +82,45 @@ def contents(folder):
 
 
 def test_latents_are_the_moments_of_the_stored_crops(latent_config, latents, tmp_path):
-    manifest = job(latent_config, tmp_path, latents, flip=True).run()
+    manifest = job(latent_config, tmp_path, latents, flip=True).write()
     assert (manifest.num_records, len(manifest.shards)) == (2 * COUNT, 2)
     assert manifest.views == {"crop": "center", "flip": True}
     source = data.RecordSource(str(tmp_path), "train")
     records = [source[number] for number in range(len(source))]
     space = models.build(latent_config.model).latent_space
-    frozen = precompute.build_frozen(latent_config)["latent_space"]
+    autoencoder = latents.weights["latent_space"]
     images = data.to_float(np.stack([record["image"] for record in records]))
-    moments = jax.jit(space.moments)(frozen, images)
+    moments = jax.jit(space.moments)(autoencoder, images)
     np.testing.assert_allclose(
         np.stack([record["moments"] for record in records]), moments, atol=2e-5
     )
     # The photographs differ, and so do a photograph and its mirror image.
     assert len({record["moments"].tobytes() for record in records}) == 2 * COUNT
-    made = precompute.latent_fingerprints(latent_config.model.to_dict(), {"latent_space": frozen})
-    data.check_records(
-        data.read_manifest(tmp_path, "train"),
-        tmp_path,
-        image_size=32,
-        fingerprints={name: mark for name, (mark, _) in made.items()},
+    parts.check_stored(
+        latent_config, source, parts.build_objective(latent_config), latents.weights
     )
 
 
+def test_plan_compiles_what_training_from_records_runs(latent_config, latents, tmp_path):
+    job(latent_config, tmp_path / "records", latents).write()
+    config = latent_config.copy_and_resolve_references().unlock()
+    config.data.update(name="records", path=str(tmp_path / "records"), validation_split="train")
+    del config.evals
+    config.evals = {}
+    config.mesh.update(data=2, fsdp=4)
+    training = build.build_run(config, tmp_path / "run")
+    planned = estimate.trace_step(config, jax.devices(), precomputed=True).traced.lower().as_text()
+    with jax.set_mesh(training.mesh), contextlib.closing(training.run) as run:
+        batch = run.to_device(next(run.batches))
+        assert {name: array.dtype.name for name, array in batch.items()} == {
+            "images": "uint8",
+            "moments": "float32",
+        }
+        assert run.train_step.lower(run.state, run.frozen, batch).as_text() == planned
+
+
 def test_a_killed_job_goes_on_and_ends_the_same(latent_config, latents, tmp_path):
-    straight = job(latent_config, tmp_path / "straight", latents, num_random=3).run()
+    straight = job(latent_config, tmp_path / "straight", latents, num_random=3).write()
     assert len(straight.shards) == 3
     assert (straight.views["crop"], straight.views["num_views"]) == ("random", 3)
     killed = job(latent_config, tmp_path / "killed", latents, num_random=3)
@@ -115,15 +132,15 @@ def test_a_killed_job_goes_on_and_ends_the_same(latent_config, latents, tmp_path
 
     killed._batches.read = read_one_shard
     with pytest.raises(KeyboardInterrupt):
-        killed.run()
+        killed.write()
     with pytest.raises(ValueError, match="are unfinished"):
         data.RecordSource(str(tmp_path / "killed"), "train")
-    assert job(latent_config, tmp_path / "killed", latents, num_random=3).run() == straight
+    assert job(latent_config, tmp_path / "killed", latents, num_random=3).write() == straight
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
 
 
 def test_another_autoencoder_does_not_add_to_the_records(latent_config, latents, tmp_path):
-    job(latent_config, tmp_path, latents, limit=2).run()
+    job(latent_config, tmp_path, latents, limit=2).write()
     before = contents(tmp_path)
     config = latent_config.copy_and_resolve_references()
     node, params, variables = exports.load(config.objective.latent_weights)
@@ -145,33 +162,36 @@ def test_latents_that_are_not_finite_are_not_stored(latent_config, latents, tmp_
     with pytest.raises(
         data.RecordFileError, match="record 0 is not written: its moments holds NaN"
     ):
-        job(latent_config, tmp_path, latents._replace(weights=broken)).run()
+        job(latent_config, tmp_path, latents._replace(weights=broken)).write()
 
 
 def test_repa_features_lie_beside_the_moments_or_alone(latent_config, tmp_path, monkeypatch):
     small = functools.partial(DINOv2, width=16, depth=1, num_heads=2, image_size=28, resolution=28)
-    monkeypatch.setattr(precompute, "repa_network", small)
+    monkeypatch.setattr(concept_diffusion, "repa_teacher", small)
     repa = filled(small().init, tiny.images(1))
-    frozen = precompute.build_frozen(latent_config) | {"repa": repa}
-    monkeypatch.setattr(precompute, "build_frozen", lambda config: frozen)
-    encoder = precompute.build_encoder("latents", latent_config, None, "float16")
-    fields = job(latent_config, tmp_path / "both", encoder, limit=2).run().fields
+    teacher = frozen.NETWORKS["repa"]._replace(read=lambda path, module: repa)
+    monkeypatch.setitem(frozen.NETWORKS, "repa", teacher)
+    config = latent_config.copy_and_resolve_references().unlock()
+    config.model.decoder.repa_dim = 16
+    config.objective.repa_weights = "dinov2.pth"
+    encoder = precompute.build_encoder("latents", config, None, "float16")
+    fields = job(config, tmp_path / "both", encoder, limit=2).write().fields
     assert (fields["moments"].dtype, fields["moments"].shape) == ("float16", (16, 16, 8))
     assert fields["repa_features"].made_by == "DINOv2"
     source = data.RecordSource(str(tmp_path / "both"), "train")
     batch = next(data.train_batches(source, data.StoredCrop(32), 2, seed=0))
-    expected = jax.jit(small().apply)(repa, batch["images"])
-    assert batch["repa_features"].dtype == np.float32
+    expected = jax.jit(small().apply)(repa, data.to_float(batch["images"]))
+    assert batch["repa_features"].dtype == np.float16
     np.testing.assert_allclose(batch["repa_features"], expected, atol=2e-3)
     from configs import semanticist_l
 
-    pixels = semanticist_l.get_config("debug")
-    assert list(precompute.build_encoder("latents", pixels, None, "float32").made_by) == [
-        "repa_features"
-    ]
-    monkeypatch.setattr(precompute, "build_frozen", lambda config: {"latent_space": {}})
-    with pytest.raises(ValueError, match="nothing to precompute in pixel space unless REPA"):
+    pixels = semanticist_l.get_config("debug").unlock()
+    with pytest.raises(ValueError, match="nothing to precompute for this semanticist"):
         precompute.build_encoder("latents", pixels, None, "float32")
+    pixels.model.decoder.repa_dim = 16
+    pixels.objective.repa_weights = "dinov2.pth"
+    made_by = precompute.build_encoder("latents", pixels, None, "float32").made_by
+    assert list(made_by) == ["repa_features"]
 
 
 def test_concepts_of_a_trained_semanticist(tmp_path):
@@ -180,19 +200,19 @@ def test_concepts_of_a_trained_semanticist(tmp_path):
     config = semanticist_l.get_config("debug")
     path = export(tmp_path / "export", config.model.to_dict())
     encoder = precompute.build_encoder("concepts", config, path, "float32")
-    job(config, tmp_path, encoder, "concepts").run()
+    job(config, tmp_path, encoder, "concepts").write()
     source = data.RecordSource(str(tmp_path), "train")
     images = np.stack([source[number]["image"] for number in range(COUNT)])
     stored = np.stack([source[number]["concepts"] for number in range(COUNT)])
     assert stored.shape == (COUNT, 8, 8)
-    assert source.manifest.tokenizer == {"num_concepts": 8, "concept_dim": 8}
-    job(config, tmp_path / "bare", encoder, "concepts", images="none").run()
+    assert source.manifest.tokenizer == {"num_concepts": 8, "concept_dim": 8, "image_size": 32}
+    job(config, tmp_path / "bare", encoder, "concepts", images="none").write()
     bare = data.RecordArrays(str(tmp_path / "bare"))
     assert [bare[number]["concepts"].tobytes() for number in range(COUNT)] == [
         concepts.tobytes() for concepts in stored
     ]
     np.testing.assert_allclose(stored, vqlab.load(path).encode(images), atol=1e-4)
-    with pytest.raises(ValueError, match="holds a semanticist that makes no indices"):
+    with pytest.raises(ValueError, match=r"makes concepts \(Semanticist\) and no indices"):
         precompute.build_encoder("indices", config, path, "float32")
 
 
@@ -206,10 +226,10 @@ def test_indices_without_images_are_packed(mgvq, tmp_path):
     config = tiny.config()
     encoder = precompute.build_encoder("indices", config, mgvq, "float32")
     make = functools.partial(job, config, encoder=encoder, what="indices")
-    manifest = make(tmp_path / "bare", images="none").run()
+    manifest = make(tmp_path / "bare", images="none").write()
     assert manifest.tokenizer == {"codebook_size": 16, "num_groups": 2, "stride": 8}
     assert (manifest.images, manifest.fields["indices"].bits) == ("none", 4)
-    make(tmp_path / "whole").run()
+    make(tmp_path / "whole").write()
     bare, whole = (data.RecordArrays(str(tmp_path / name)) for name in ("bare", "whole"))
     assert bare.manifest.tokenizer == whole.manifest.tokenizer
     for number in range(COUNT):
@@ -227,15 +247,15 @@ def test_exchanged_images_are_refused(mgvq, tmp_path):
         Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(tmp_path / f"images/{number}.png")
     encoder = precompute.build_encoder("indices", config, mgvq, "float32")
     make = functools.partial(job, config, tmp_path / "records", encoder, "indices")
-    written = make().run()
-    assert make().run() == written
+    written = make().write()
+    assert make().write() == written
     before = contents(tmp_path / "records")
     Image.new("RGB", (40, 40), (1, 250, 99)).save(tmp_path / "images/1.png")
     os.utime(tmp_path / "images/1.png", (1000, 1000))
     with pytest.raises(ValueError, match="whose files have changed since|of other images"):
         make()
     assert contents(tmp_path / "records") == before
-    make(overwrite=True).run()
+    make(overwrite=True).write()
     assert contents(tmp_path / "records") != before
 
 
@@ -304,9 +324,9 @@ def test_settings_that_cannot_work_are_named(mgvq, tmp_path):
         job(config, tmp_path, encoder, "latents", images="none")
     for what, source, message in (
         ("tokens", mgvq, "cannot make 'tokens'; choose from latents, indices"),
-        ("latents", None, "a tokenizer has no latent space; choose a Semanticist config"),
+        ("latents", None, "nothing to precompute for this tokenizer: no frozen network"),
         ("indices", None, "indices need a trained tokenizer: give --source"),
-        ("concepts", mgvq, "holds a tokenizer that makes no concepts"),
+        ("concepts", mgvq, r"makes indices \(MGVQ\) and no concepts"),
     ):
         with pytest.raises(ValueError, match=message):
             precompute.build_encoder(what, config, source, "float32")

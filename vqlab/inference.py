@@ -55,6 +55,7 @@ class Loaded:
         self.weights: Weights = jax.device_put(Weights(*weights))
         self._encode = jax.jit(self.codec.encode)
         self._decode = jax.jit(self.codec.decode)
+        self._lookup = jax.jit(self.codec.lookup)
 
     def __getattr__(self, name: str) -> Any:
         sizes = self.__dict__["codec"].sizes if "codec" in self.__dict__ else {}
@@ -152,8 +153,9 @@ class Loaded:
 
         Codewords side by side for indices; latents and concepts are their own.
         """
-        self.codec.check_code(np.asarray(code))
-        return np.asarray(self.lookup_fn(self.weights, self._as_stored(np.asarray(code))))
+        code = np.asarray(code)
+        self.codec.check_code(code)
+        return _run(self._lookup, self.weights, self._as_stored(code))
 
     def encode_fn(self, weights: Weights, images: jax.Array) -> jax.Array:
         """`encode` as a pure function, for your own `jit`, `vmap`, `grad` or `shard_map`.

@@ -62,7 +62,7 @@ def main() -> None:
             job.begin(overwrite=_OVERWRITE.value)
     for job in jobs:
         try:
-            job.run()
+            job.write()
         except (data.RecordFileError, data.CorruptDataError) as error:
             cli.fail(str(error))
     log.info("records   %s", output)

@@ -61,8 +61,9 @@ def test_a_class_that_is_new_changes_the_labels(folder):
     for name in ("cat", "dog"):
         (folder / name).rename(folder / "train" / name)
     assert facts(folder, 2) == before
-    (folder / "val/ant").mkdir(parents=True)
-    (folder / "val/ant/a.png").write_bytes(b"")
+    for name in ("ant", "bee"):  # one folder alone would be no class
+        (folder / "val" / name).mkdir(parents=True)
+        (folder / "val" / name / "a.png").write_bytes(b"")
     assert facts(folder, 2)["listing"] != before["listing"]
     assert facts(folder, 2)["times"] == before["times"]
 

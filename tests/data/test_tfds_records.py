@@ -4,7 +4,6 @@ import pickle
 import re
 import sys
 
-import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -47,7 +46,7 @@ def data_dir(tmp_path_factory):
 def test_reads_array_record_without_tensorflow(data_dir):
     source = build_source("tfds", dataset="tiny_photos", split="train", data_dir=data_dir)
     (batch,) = eval_batches(source, CenterCrop(10), 5)
-    corners = np.round((batch["images"][:, 0, 0] + 1) * 127.5).astype(int)
+    corners = batch["images"][:, 0, 0].astype(int)
     expected = {0: (0, 0, 255), 1: (50, 0, 255), 2: (100, 0, 255), 3: (150, 0, 255)}
     expected[4] = (200, 200, 200)
     found = {tuple(corner): label for corner, label in zip(corners, batch["labels"], strict=True)}

@@ -84,9 +84,11 @@ def test_rates_and_the_baseline(images, evaluated):
 def test_every_number_has_its_protocol(evaluated):
     evaluator, results = evaluated
     assert evaluator.protocol.keys() == results.keys()
-    assert "of the mean MSE" in describe("psnr") and "codewords" in describe("usage_g11")
-    assert describe("first_1/psnr") == "as psnr, groups kept: first 1, the others zero"
-    assert describe("mean_colour/ssim").startswith("as ssim, of each image painted")
+    units = stubs.codec_of(stubs.grouped_tokenizer()).units
+    assert "of the mean MSE" in describe("psnr", units)
+    assert "codewords" in describe("usage_g11", units)
+    assert describe("first_1/psnr", units) == "as psnr, groups kept: first 1, the others zeros"
+    assert describe("mean_colour/ssim", units).startswith("as ssim, of each image painted")
     assert all("\n" not in text and "{" not in text for text in evaluator.protocol.values())
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.evaluation import stubs
 from vqlab.evaluation import panels
+from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.evaluators import EVALUATORS
 from vqlab.runs import results
 
@@ -98,7 +99,7 @@ def test_other_runs_are_drawn_beside_this_one(tmp_path, evaluated, monkeypatch):
     assert drawn == [["guidance off"]] * 6
 
 
-class Simple:
+class Simple(Evaluator):
     """An evaluator of one number."""
 
     protocol = {"psnr": "in dB"}

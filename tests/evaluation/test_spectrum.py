@@ -22,7 +22,7 @@ class ContrastCodec:
         return images
 
     def decode(self, weights, code, num_kept, key):
-        return code * num_kept / self.total
+        return code * num_kept / self.units.total
 
 
 @pytest.fixture(scope="module")

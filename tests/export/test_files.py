@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import exports, tiny_kl
-from vqlab.export import torch_weights
+from vqlab.export import state_dicts, torch_weights
 from vqlab.export.files import save_arrays
 
 
@@ -29,5 +29,5 @@ def test_views_are_written_as_they_read(tmp_path):
     """safetensors itself writes the bytes of a transposed array in the order of its memory."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     save_arrays(tmp_path / "a.safetensors", {"kernel": array.T})
-    read = torch_weights.read_state_dict(tmp_path / "a.safetensors")
+    read = state_dicts.read_state_dict(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(read["kernel"], array.T)

@@ -57,9 +57,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
     write_state_dict(tmp_path / "empty.safetensors", {})
     with pytest.raises(ValueError, match="holds no state dict"):
         read_state_dict(tmp_path / "empty.safetensors")
-    with pytest.raises(ValueError, match=r"choose \.safetensors or \.npz"):
-        write_state_dict(tmp_path / "weights.pt", {})
-    for name in ("weights.npz", "weights.safetensors"):
+    with pytest.raises(ValueError, match=r"choose from \.safetensors, \.npz, \.pt, \.pth, \.ckpt"):
+        write_state_dict(tmp_path / "weights.h5", {})
+    for name in ("weights.npz", "weights.safetensors", "weights.pt"):
         with pytest.raises(ValueError, match=f"nowhere/{name} cannot be written: "):
             write_state_dict(tmp_path / "nowhere" / name, {"bias": np.zeros(1)})
 

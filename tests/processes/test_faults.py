@@ -54,7 +54,8 @@ def test_runs_killed_at_fifty_moments_end_on_the_same_bits(straight, tmp_path, c
         time.sleep(rng.uniform(0, seconds))
         process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
         [code], [output] = finish([process])
-        assert code in (0, 75, -signal.SIGKILL, -signal.SIGTERM), output
+        # 143: SIGTERM before the first step; -SIGTERM: before anything of vqlab is imported.
+        assert code in (0, 75, 143, -signal.SIGKILL, -signal.SIGTERM), output
         kills += code != 0
         if code == 0 and is_first_start:  # the machine is faster now: later moments hit nothing
             seconds = min(seconds, time.perf_counter() - begin)

@@ -108,7 +108,7 @@ def test_post_update_reseeds_the_codebook_and_nothing_else(batch):
 
 
 def test_unknown_names_are_listed():
-    with pytest.raises(ValueError, match="unknown reconstruction loss 'l3'; known: l1, l2"):
+    with pytest.raises(ValueError, match="unknown reconstruction loss 'l3'; choose from l1, l2"):
         make(reconstruction="l3")
-    with pytest.raises(ValueError, match="unknown group_reduction 'max'; known: mean, sum"):
+    with pytest.raises(ValueError, match="unknown group_reduction 'max'; choose from mean, sum"):
         make(group_reduction="max")

@@ -61,7 +61,7 @@ class Manifest:
       shards: in order; None while they are being written.
       images: "webp" where each record holds its crop as a lossless WebP file, or "none".
       tokenizer: sizes of the tokenizer that made indices (codebook_size, num_groups, stride) or
-        concepts (num_concepts, concept_dim); empty for latents.
+        concepts (num_concepts, concept_dim, image_size); empty for latents.
     """
 
     what: str

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from vqlab.evaluation import names
 from vqlab.evaluation.image_metrics import to_uint8
 
 COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#64748b")
@@ -39,7 +40,7 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
     """metrics.jsonl -> {name: (steps [N], values [N])}; {} when the file is absent.
 
     Each line is {"step": int, name: number or null, ...}. Nulls and a last line cut short by a kill
-    are left out.
+    are left out; names of an earlier version are today's.
     """
     path = Path(path)
     if not path.exists():
@@ -51,7 +52,7 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
         except json.JSONDecodeError:
             continue
         step = line.pop("step")
-        for name, value in line.items():
+        for name, value in names.today(line).items():
             if value is not None:
                 points.setdefault(name, []).append((step, value))
     return {

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqlab.evaluation import figures, panels
+from vqlab.evaluation import figures, names, panels
 from vqlab.evaluation.panels import Section, format_value
 
 REPORT_FILE = "report.html"
@@ -41,7 +41,7 @@ class Panel(NamedTuple):
     log: bool = False
 
 
-_LEVEL = r"eval/((?:[^/]+/)?(?:groups|concepts)_\d+)"
+_LEVEL = rf"eval/((?:[^/]+/)?{names.FIRST}_\d+)"
 
 PANELS = (
     Panel(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -77,7 +77,7 @@ class Sampling:
         num_steps: int = 25,
         guidance_scale: float = 1.0,
         guidance_schedule: str = "constant",
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: Sequence[float] = (0.0, 1.0),
         sampler: str = "",
     ) -> Sampling:
         """From plain settings, those of `config.sampling`.

@@ -96,18 +96,16 @@ def build_run(
     frozen = build_frozen(config, objective, used_networks(config))
     check_stored(config, source, objective, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
-    evaluators = build_evaluators(
-        config, codec, mesh, frozen, read_source, stop.check, stop.request
-    )
+    stops = stop.check, stop.request
+    evaluators = build_evaluators(config, codec, mesh, frozen, read_source, *stops)
     parts = {name: frozen[name] for name in objective.network.frozen_parts()}
-    if jax.process_index() == 0:
-        save_frozen(workdir, parts)
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     checkpointer = open_checkpoints(config, workdir)
     state, beside, step, restore = _begin(config, objective, mesh, checkpointer, batches)
     batches.set_state(beside["data"])
     if jax.process_index() == 0:
         save_config(config, workdir)
+        save_frozen(workdir, parts)
     writer, events = _open_logs(config, workdir, int(state.step), changed)
 
     def weights(state: TrainState) -> Weights:

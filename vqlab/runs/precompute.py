@@ -109,7 +109,7 @@ def build_views(
 
 
 class Job:
-    """The records of one split; `begin` before `run`, on every process.
+    """The records of one split; `begin` before `write`, on every process.
 
     Args:
       what: see `build_encoder`.
@@ -191,7 +191,7 @@ class Job:
         _wait_for_all(f"{self.split} begins")
         self._writer.check()
 
-    def run(self) -> data.Manifest | None:
+    def write(self) -> data.Manifest | None:
         """Makes what is missing; the finished manifest, on process 0.
 
         Raises:
