@@ -67,10 +67,10 @@ def test_without_locks_a_run_goes_on(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with only_run(tmp_path), only_run(tmp_path):
-        pass
+        assert (tmp_path / ".lock").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_for_others_to_name(tmp_path):
     (tmp_path / "file").write_text("")
     with only_run(tmp_path / "file" / "run"):
-        pass
+        assert (tmp_path / "file").is_file()

@@ -44,6 +44,21 @@ class _PixelCodec(_NetworkCodec):
         )
 
 
+class _Continuous:
+    """A code of numbers, which is its own vectors."""
+
+    codebook_size: ClassVar[None] = None
+
+    def lookup(self, weights, code):
+        """The code itself."""
+        del weights
+        return code
+
+    def bits(self, height, width):
+        """None: continuous."""
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
 class IndexCodec(_PixelCodec):
     """Indices [B, ..., G] of a network with a quantizer; zeros stand for groups not kept.
@@ -140,7 +155,7 @@ class IndexCodec(_PixelCodec):
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentCodec(_PixelCodec):
+class LatentCodec(_Continuous, _PixelCodec):
     """A continuous code [B, ..., C], kept whole or not at all: a posterior's mean, or the latents.
 
     The network is as in `IndexCodec`.
@@ -149,7 +164,6 @@ class LatentCodec(_PixelCodec):
     module: Any
 
     name: ClassVar[str] = "latents"
-    codebook_size: ClassVar[None] = None
     units: ClassVar[Units] = Units("", 1, (), "zeros")
 
     @property
@@ -180,15 +194,6 @@ class LatentCodec(_PixelCodec):
         del weights
         return jnp.mean(code, axis=tuple(range(1, code.ndim - 1)))[:, None]
 
-    def lookup(self, weights, code):
-        """The code itself."""
-        del weights
-        return code
-
-    def bits(self, height, width):
-        """None: continuous."""
-        return None
-
     def card(self):
         """See `Codec`."""
         channels = self.module.quantizer.latent_channels
@@ -206,7 +211,7 @@ class LatentCodec(_PixelCodec):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConceptCodec(_NetworkCodec):
+class ConceptCodec(_Continuous, _NetworkCodec):
     """Semanticist's concepts [B, S, D]: the first k, learned nulls for the others.
 
     module: a `Semanticist`. sampling: how its decoder samples.
@@ -216,7 +221,6 @@ class ConceptCodec(_NetworkCodec):
     sampling: Sampling
 
     name: ClassVar[str] = "concepts"
-    codebook_size: ClassVar[None] = None
 
     def __post_init__(self):
         self._check(self.sampling)
@@ -303,15 +307,6 @@ class ConceptCodec(_NetworkCodec):
         """[B, S, D]: the concepts themselves."""
         del weights
         return code
-
-    def lookup(self, weights, code):
-        """The concepts themselves."""
-        del weights
-        return code
-
-    def bits(self, height, width):
-        """None: continuous."""
-        return None
 
     def card(self):
         """See `Codec`."""

@@ -79,11 +79,7 @@ class FSQ(CountingBottleneck):
         self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
-        if latents.ndim < 2 or latents.shape[-1] != self.latent_channels:
-            raise ValueError(
-                f"latents {latents.shape} do not fit this quantizer's [B, ..., "
-                f"{self.latent_channels}]"
-            )
+        self.check_latents(latents)
         scalars = latents.astype(jnp.float32)
         if self.is_projected:
             scalars = self.project_in(scalars)
@@ -101,10 +97,7 @@ class FSQ(CountingBottleneck):
         self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
     ) -> Float[Array, "*dims C"]:
         """What the decoder reads, float32; groups beyond `num_groups` (None: all) are zeros."""
-        if indices.shape[-1] != self.num_groups:
-            raise ValueError(
-                f"indices {indices.shape} must end in {self.num_groups}, one index for each group"
-            )
+        self.check_indices(indices)
         steps = indices[..., None] // jnp.asarray(self._strides) % jnp.asarray(self.levels)
         return self._decode(self._from_steps(steps.astype(jnp.float32)), num_groups)
 

@@ -56,6 +56,23 @@ class Bottleneck(nn.Module):
         return self.codebook_size is not None
 
     @nn.nowrap
+    def check_latents(self, latents: Array) -> None:
+        """Raises ValueError unless these are [B, ..., input_channels]."""
+        if latents.ndim < 2 or latents.shape[-1] != self.input_channels:
+            raise ValueError(
+                f"latents {latents.shape} do not fit this quantizer's [B, ..., "
+                f"{self.input_channels}]"
+            )
+
+    @nn.nowrap
+    def check_indices(self, indices: Array) -> None:
+        """Raises ValueError unless these are [..., G]."""
+        if indices.shape[-1] != self.num_groups:
+            raise ValueError(
+                f"indices {indices.shape} must end in {self.num_groups}, one index for each group"
+            )
+
+    @nn.nowrap
     def post_update(self, params: Mapping[str, Any], update: Mapping[str, jax.Array]) -> Mapping:
         """Its parameters after a change that is no gradient step; by default there is none."""
         del update

@@ -73,11 +73,7 @@ class GroupedQuantizer(CountingBottleneck):
         self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
-        if latents.ndim < 2 or latents.shape[-1] != self.latent_channels:
-            raise ValueError(
-                f"latents {latents.shape} do not fit this quantizer's [B, ..., "
-                f"{self.latent_channels}]"
-            )
+        self.check_latents(latents)
         batch, *positions = latents.shape[:-1]
         tokens = reshape(latents, (-1, self.num_groups, self.codebook.shape[-1]))
         tokens = ops.l2_normalize(tokens)
@@ -107,10 +103,7 @@ class GroupedQuantizer(CountingBottleneck):
         self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
     ) -> Float[Array, "*dims C"]:
         """Unit codewords side by side, float32; zeros beyond `num_groups` groups (None: all)."""
-        if indices.shape[-1] != self.num_groups:
-            raise ValueError(
-                f"indices {indices.shape} must end in {self.num_groups}, one index for each group"
-            )
+        self.check_indices(indices)
         used = check_kept("num_groups", num_groups, self.num_groups)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
         codewords = jnp.where(jnp.arange(self.num_groups)[:, None] < used, codewords, 0.0)
