@@ -70,21 +70,23 @@ def go_the_whole_way(config, tmp_path):
 def test_a_quantizer(tmp_path):
     """FSQ, which came in by a file, a line in `MODULES` and nothing else."""
     model = tiny.tokenizer_node()
-    model["encoder"] |= {"latent_channels": 4}
+    small = {"widths": (16, 16), "depths": (0, 1), "block_types": ("res", "res")}
+    model["encoder"] |= small | {"latent_channels": 4}
+    model["decoder"] |= small | {"norms": ("batch_norm", "rms_norm"), "acts": ("relu", "silu")}
     model["quantizer"] = {"name": "fsq", "levels": (4, 5, 2, 5)}
     loaded, records = go_the_whole_way(config_of(model), tmp_path)
-    assert (loaded.num_groups, loaded.codebook_size, loaded.stride) == (1, 200, 8)
+    assert (loaded.num_groups, loaded.codebook_size, loaded.stride) == (1, 200, 2)
     indices = loaded.encode(tiny.images(2, 16))
-    assert indices.shape == (2, 2, 2, 1) and 0 <= indices.min() <= indices.max() < 200
-    assert loaded.lookup(indices).shape == (2, 2, 2, 4)
+    assert indices.shape == (2, 8, 8, 1) and 0 <= indices.min() <= indices.max() < 200
+    assert loaded.lookup(indices).shape == (2, 8, 8, 4)
     results = read_results(tmp_path / "run")
-    assert results["reconstruction/bits_per_pixel"] == pytest.approx(np.log2(200) / 64)
+    assert results["reconstruction/bits_per_pixel"] == pytest.approx(np.log2(200) / 4)
     assert 0 < results["reconstruction/usage_g0"] < 1
     page = (tmp_path / "run" / "report.html").read_text()
     card = (tmp_path / "run" / "export" / "README.md").read_text()
     for text in (page, card):
         assert "FSQ" in text and "1 x 200" in text and "Gaussian bottleneck" not in text
-    assert records[0]["indices"].shape == (2, 2, 1)
+    assert records[0]["indices"].shape == (8, 8, 1)
     assert records.manifest.tokenizer["codebook_size"] == 200
 
 
@@ -211,7 +213,9 @@ class Stripes(data.Source):
 def test_an_evaluator_and_a_source(tmp_path, monkeypatch):
     monkeypatch.setitem(EVALUATORS, "brightness", Brightness)
     monkeypatch.setitem(data.SOURCES, "stripes", Stripes)
-    config = config_of(tiny.tokenizer_node(), **{"data.name": "stripes", "data.path": "8"}).unlock()
+    monkeypatch.setitem(models.MODULES, "strips", Strips)
+    model = {"name": "strips", "quantizer": tiny.tokenizer_node()["quantizer"]}
+    config = config_of(model, **{"data.name": "stripes", "data.path": "8"}).unlock()
     common = config.evals.reconstruction.to_dict()
     del common["num_images_kept"]
     config.evals.bright = common | {"name": "brightness", "offset": 10.0}
