@@ -13,6 +13,7 @@ from tests.filled import filled
 ROOT = pathlib.Path(__file__).parent.parent
 
 SCRIPT = """
+import sys
 import numpy as np
 import vqlab
 tokenizer = vqlab.load(sys.argv[1])
