@@ -67,9 +67,9 @@ def main() -> None:
         with jax.set_mesh(mesh):
             values = run_evaluators(evaluators, weights, frozen)
     except EvaluationError as error:
-        cluster.fail(str(error))
+        cluster.end(str(error))
     if not values:
-        cluster.fail("nothing could be evaluated")
+        cluster.end("nothing could be evaluated")
     print(format_table(values, results.protocols(evaluators)))
     with naming(workdir / REPORT_FILE):
         page = results.write_results(

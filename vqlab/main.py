@@ -85,12 +85,12 @@ def train_to_the_end(
         steps = training.run.checkpointer.steps()
         page = report(config, workdir, training, training.run.state, others)
         last = steps[-1] if steps else "none"
-        cluster.fail(f"{error}; last good checkpoint: {last}; report: {page}")
+        cluster.end(f"{error}; last good checkpoint: {last}; report: {page}")
     except EvaluationError as error:
         steps = training.run.checkpointer.steps()
-        cluster.fail(f"{error}; the newest checkpoint is {steps[-1] if steps else 'none'}")
+        cluster.end(f"{error}; the newest checkpoint is {steps[-1] if steps else 'none'}")
     except (CheckpointError, CorruptDataError, OSError) as error:
-        cluster.fail(str(error))
+        cluster.end(str(error))
 
 
 def overview(training: build.TrainingRun, workdir: pathlib.Path) -> str:
@@ -147,7 +147,7 @@ def finish(
             package = Package(config.model.to_dict(), weights, sampling)
             save_package(workdir / "export", package, facts)
         except ValueError as error:  # a full disk, or a folder of something else
-            cluster.fail(str(error))
+            cluster.end(str(error))
         if curves := format_curves({workdir.name: run.evaluation or {}} | dict(others or {})):
             log.info("%s", curves)
         log.info("report      %s", page)

@@ -94,7 +94,7 @@ _LOST_PEER = re.compile(
 )
 
 
-def fail(message: str) -> NoReturn:
+def end(message: str) -> NoReturn:
     """Ends this process with one line and exit code 1, at once: the others notice, and end too."""
     _exit(f"error: {message}", 1)
 
