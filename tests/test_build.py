@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from clu import parameter_overview
 from PIL import Image
 
 from benchmarks import train_step
@@ -18,7 +19,7 @@ from configs import (
 )
 from tests import tiny
 from vqlab import data
-from vqlab.runs import build, parts, results, train_state
+from vqlab.runs import build, parts, train_state
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -124,7 +125,7 @@ def test_published_sizes_trace_at_full_size(config, parameters):
     with jax.set_mesh(mesh):
         after, _ = jax.eval_shape(step, state, frozen, batch)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
-    assert results.count_parameters(state.params["tokenizer"]) == parameters
+    assert parameter_overview.count_parameters(state.params["tokenizer"]) == parameters
 
 
 def test_the_number_of_groups_can_be_overridden_alone():

@@ -13,6 +13,7 @@ import pathlib
 
 import jax
 from absl import flags
+from clu import parameter_overview
 
 from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
 from vqlab.evaluation.report import REPORT_FILE, format_table
@@ -79,7 +80,7 @@ def main() -> None:
             evaluators,
             values,
             step=_STEP.value,
-            parameters=results.count_parameters(tokenizer.params),
+            parameters=parameter_overview.count_parameters(tokenizer.params),
             load_path=str(_SOURCE.value or workdir),
             comparison=others,
         )
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.start(main)

@@ -105,4 +105,4 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.start(main)
