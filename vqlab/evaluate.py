@@ -2,8 +2,8 @@
 
 Prints each number with the protocol it was taken by, and saves evaluation.json, report.html and
 a picture in the workdir. The workdir is that of a training run, measured in the dtype that it
-trains in, as training measures it; `--source` takes an exported or converted folder instead, with
-`--config` for the data to measure on.
+trains in, as training measures it; `--source` takes an exported or converted folder instead, or
+user/name of one on the Hugging Face Hub, with `--config` for the data to measure on.
 """
 
 from __future__ import annotations
