@@ -172,7 +172,7 @@ def test_a_prepared_cache_is_enough_offline(folders, tmp_path, monkeypatch):
 def test_without_the_library_the_error_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match="^lab/x: no such folder; .* pip install huggingface_hub$"):
+    with pytest.raises(ValueError, match="^lab/x: no such folder; .* pip install 'hugging"):
         vqlab.load("lab/x")
     assert "needs huggingface_hub: pip install" in fails(["push", "x", "me/x"], capsys)
 

@@ -139,8 +139,10 @@ def _files(folder: pathlib.Path) -> dict[str, Any]:
 def _library(why: str) -> ModuleType:
     try:
         import huggingface_hub
+        from huggingface_hub.errors import RevisionResolutionError  # noqa: F401  older ones lack it
     except ImportError as error:
-        raise ValueError(f"{why} needs huggingface_hub: pip install huggingface_hub") from error
+        install = "pip install 'huggingface_hub>=2.4.0'"
+        raise ValueError(f"{why} needs huggingface_hub: {install}") from error
     return huggingface_hub
 
 
