@@ -16,10 +16,10 @@ OUTSIDE = "none outside training"
 def check_binary(report: Report, config: dict) -> None:
     """All cases of a quantizer_lfq or quantizer_bsq file."""
     for case in config["cases"]:
-        (_check_bsqvit if case["kind"] == "bsqvit" else _check_pytorch)(report, case)
+        (_check_bsqvit if case["kind"] == "bsqvit" else _check_pytorch)(report, config, case)
 
 
-def _check_pytorch(report: Report, case: dict) -> None:
+def _check_pytorch(report: Report, config: dict, case: dict) -> None:
     """vector-quantize-pytorch's LFQ, spherical or not."""
     name, options, call = case["name"], Options(case["kwargs"]), Options(case.get("call", {}))
     is_image = options.take("channel_first", report.arrays[f"in/{name}/x"].ndim >= 5)
@@ -40,7 +40,9 @@ def _check_pytorch(report: Report, case: dict) -> None:
     own = {"sphere": "group"} if is_spherical else {"soft_clamp": clamp or 0.0}
     options.finish()
     call.finish()
-    case = Case(report, name, (BSQ if is_spherical else LFQ)(**arguments, **own), is_image=is_image)
+    case = Case(
+        report, config, name, (BSQ if is_spherical else LFQ)(**arguments, **own), is_image=is_image
+    )
     x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
 
     def loss(losses):
@@ -54,19 +56,19 @@ def _check_pytorch(report: Report, case: dict) -> None:
         codes = case.method("lookup", quantized.indices)
         case.check_latents(f"{mode}/codes_from_indices", codes)
         commitment = jnp.mean(quantized.losses["commit"]) / (weight or 1.0)
-        case.check_number(f"{mode}/aux_loss", loss(quantized.losses))
-        case.check_number(f"{mode}/commitment", commitment)
+        case.check_numbers(f"{mode}/aux_loss", loss(quantized.losses))
+        case.check_numbers(f"{mode}/commitment", commitment)
         for theirs, ours in (("per_sample", "token"), ("batch", "batch")):
             entropy = jnp.mean(quantized.stats.get(f"{ours}_entropy", jnp.zeros(1)))
             note = "" if is_training else OUTSIDE
-            case.check_number(f"{mode}/{theirs}_entropy", entropy, note)
-        case.check_number(f"{mode}/objective", value)
+            case.check_numbers(f"{mode}/{theirs}_entropy", entropy, note=note)
+        case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
     _, (_, grad_x) = case.step(True, loss)(case.variables, x, jnp.zeros_like(cotangent))
     case.check_latents("train/grad_x_of_aux", grad_x, GRADIENT_LIMIT)
 
 
-def _check_bsqvit(report: Report, case: dict) -> None:
+def _check_bsqvit(report: Report, config: dict, case: dict) -> None:
     """The class of BSQ-ViT, whose latents lie on the sphere already; it sums over channels."""
     name, options = case["name"], Options(case["kwargs"])
     bits, size = options.take("embed_dim"), options.take("group_size", 9)
@@ -88,7 +90,7 @@ def _check_bsqvit(report: Report, case: dict) -> None:
     )
     options.expect(input_format="bchw", soft_entropy=True, cb_entropy_compute="group")
     options.finish()
-    case = Case(report, name, module, is_image=True)
+    case = Case(report, config, name, module, is_image=True)
     x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
     places = size * np.arange(module.num_groups)[::-1]
     for mode in ("train", "eval"):
@@ -97,22 +99,22 @@ def _check_bsqvit(report: Report, case: dict) -> None:
         case.check_indices(f"{mode}/group_indices", quantized.indices)
         whole = np.sum(np.asarray(quantized.indices, np.int64) << places, -1)
         case.check_indices(f"{mode}/indices", whole)
-        case.check_number(f"{mode}/loss", sum(jnp.sum(x) for x in quantized.losses.values()))
+        case.check_numbers(f"{mode}/loss", sum(jnp.sum(x) for x in quantized.losses.values()))
         _, entropy = case.method("entropies", x)
-        case.check_number(f"{mode}/codebook_entropy", jnp.sum(entropy))
+        case.check_numbers(f"{mode}/codebook_entropy", jnp.sum(entropy))
         probabilities = mean_code_probabilities(case.method("logits", x))
-        case.check_number(f"{mode}/avg_prob", probabilities)
-        case.check_number(f"{mode}/objective", value)
+        case.check_numbers(f"{mode}/avg_prob", probabilities)
+        case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
 
 
 def check_magvit2(report: Report, config: dict) -> None:
     """All cases of a quantizer_magvit2_lfq file: Open-MAGVIT2's LFQ."""
     for case in config["cases"]:
-        _check_magvit2(report, case)
+        _check_magvit2(report, config, case)
 
 
-def _check_magvit2(report: Report, case: dict) -> None:
+def _check_magvit2(report: Report, config: dict, case: dict) -> None:
     name, options = case["name"], Options(case["kwargs"])
     weights = {"entropy": case["entropy_weight"], "commit": case["commit_weight"]}
     bits = options.take("factorized_bits", (9, 9)) if options.take("token_factorization") else ()
@@ -131,12 +133,12 @@ def _check_magvit2(report: Report, case: dict) -> None:
     )
     options.finish()
     report.arrays |= {f"in/{name}/{key}": report.arrays[f"in/{name}/{key}"][None] for key in "xR"}
-    case = Case(report, name, module, is_image=True)
+    case = Case(report, config, name, module, is_image=True)
     x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
     every = jnp.broadcast_to(
         jnp.arange(module.codebook_size)[:, None], (module.codebook_size, module.num_groups)
     )
-    report.close(f"out/{name}/codebook", case.method("lookup_groups", every)[:, 0])
+    case.check_numbers("codebook", case.method("lookup_groups", every)[:, 0])
 
     def loss(losses):
         return sum(weights[key] * jnp.mean(values) for key, values in losses.items())
@@ -148,12 +150,12 @@ def _check_magvit2(report: Report, case: dict) -> None:
         )
         case.check_latents(f"{mode}/quantized", quantized.latents)
         _check_magvit2_indices(case, mode, quantized.indices, tuple(bits))
-        case.check_number(f"{mode}/commitment", jnp.mean(quantized.losses["commit"]))
-        case.check_number(f"{mode}/entropy_aux_loss", quantized.losses["entropy"][0])
+        case.check_numbers(f"{mode}/commitment", jnp.mean(quantized.losses["commit"]))
+        case.check_numbers(f"{mode}/entropy_aux_loss", quantized.losses["entropy"][0])
         for theirs, ours in (("per_sample", "token"), ("codebook", "batch")):
             entropy = quantized.stats.get(f"{ours}_entropy", jnp.zeros(1))[0]
-            case.check_number(f"{mode}/{theirs}_entropy", entropy, note)
-        case.check_number(f"{mode}/objective", value)
+            case.check_numbers(f"{mode}/{theirs}_entropy", entropy, note=note)
+        case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
         if prefix + "codebook_entry" in report.arrays:
             entry = case.method("lookup", quantized.indices)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.parity.report import GRADIENT_LIMIT, Report, Unsupported
+from tests.parity.report import GRADIENT_LIMIT, OUTPUT_LIMIT, Report, Unsupported
 
 LAYERS = ("project_in", "project_out")
 RNGS = {"reseed": jax.random.key(0), "mask": jax.random.key(1)}
@@ -17,11 +17,16 @@ RNGS = {"reseed": jax.random.key(0), "mask": jax.random.key(1)}
 class Case:
     """A case and the module that stands for it.
 
-    Released arrays have channels first where `is_image`, `to_own` and `to_theirs` move them.
+    Released arrays have channels first where `is_image`, `to_own` and `to_theirs` move them. Where
+    the file says that the released code itself is further than half a limit from its own float64,
+    twice that distance is the limit.
     """
 
-    def __init__(self, report: Report, name: str, module: nn.Module, *, is_image: bool):
+    def __init__(
+        self, report: Report, config: Mapping, name: str, module: nn.Module, *, is_image: bool
+    ):
         self.report, self.name, self.module, self.is_image = report, name, module, is_image
+        self._own_errors = config.get("f32_vs_f64_max_abs_diff", {})
         example = self.to_own(self.input("x")[0])
         self.variables = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
@@ -77,14 +82,16 @@ class Case:
         expected = self.report.take(f"out/{self.name}/{key}")
         self.report.equal(f"out/{self.name}/{key}", np.asarray(indices).reshape(expected.shape))
 
-    def check_latents(self, key: str, latents, limit: float | None = None) -> None:
+    def check_latents(self, key: str, latents, limit: float = OUTPUT_LIMIT) -> None:
         """Compares out/NAME/KEY in the released layout."""
-        limits = () if limit is None else (limit,)
-        self.report.close(f"out/{self.name}/{key}", self.to_theirs(latents), *limits)
+        self.check_numbers(key, self.to_theirs(latents), limit)
 
-    def check_number(self, key: str, value, note: str = "") -> None:
+    def check_numbers(self, key: str, values, limit: float = OUTPUT_LIMIT, note: str = "") -> None:
         """Compares out/NAME/KEY."""
-        self.report.close(f"out/{self.name}/{key}", value, note=note)
+        full = f"out/{self.name}/{key}"
+        scale = np.max(np.abs(self.report.arrays[full]), initial=0.0) or 1.0
+        own_error = self._own_errors.get(f"{self.name}/{key}", 0.0) / scale
+        self.report.close(full, values, max(limit, 2 * own_error), note)
 
     def check_gradients(self, prefix: str, gradients, names: Mapping[str, Callable]) -> None:
         """Gradients by x, by linear layers, and by `names`: released name -> its gradient."""
@@ -99,7 +106,7 @@ class Case:
         for name, take in (found | dict(names)).items():
             full = f"out/{self.name}/{prefix}grad/{name}"
             if full in self.report.arrays:  # released code has none where nothing arrives
-                self.report.close(full, take(params), GRADIENT_LIMIT)
+                self.check_numbers(f"{prefix}grad/{name}", take(params), GRADIENT_LIMIT)
             elif np.any(np.asarray(take(params))):
                 self.report.add(full, np.inf, 0, "a gradient that the released code has not")
 

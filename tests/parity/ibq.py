@@ -10,10 +10,10 @@ from vqlab.nn.ibq import IBQ
 def check_ibq(report: Report, config: dict) -> None:
     """All cases of a quantizer_ibq file."""
     for case in config["cases"]:
-        _check_case(report, case)
+        _check_case(report, config, case)
 
 
-def _check_case(report: Report, case: dict) -> None:
+def _check_case(report: Report, config: dict, case: dict) -> None:
     name, options = case["name"], Options(case["kwargs"])
     has_entropy = options.take("use_entropy_loss", False)
     weight = case["entropy_weight"] if has_entropy else 0.0
@@ -29,7 +29,7 @@ def _check_case(report: Report, case: dict) -> None:
     )
     options.take("cosine_similarity")  # which the released class never reads
     options.finish()
-    case = Case(report, name, module, is_image=True)
+    case = Case(report, config, name, module, is_image=True)
     case.variables["params"]["codebook"] = case.weight("embedding.weight")[None]
     x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
 
@@ -46,12 +46,12 @@ def _check_case(report: Report, case: dict) -> None:
         case.check_latents(f"{mode}/quantized", quantized.latents)
         case.check_indices(f"{mode}/indices", quantized.indices)
         case.check_latents(f"{mode}/codebook_entry", case.method("lookup", quantized.indices))
-        case.check_number(f"{mode}/quant_loss", quantization(quantized.losses))
+        case.check_numbers(f"{mode}/quant_loss", quantization(quantized.losses))
         if has_entropy:
-            case.check_number(f"{mode}/entropy_loss", quantized.losses["entropy"][0])
+            case.check_numbers(f"{mode}/entropy_loss", quantized.losses["entropy"][0])
             entropies = case.method("entropies", x)
             for i, key in enumerate(("sample_entropy", "avg_entropy")):
-                case.check_number(f"{mode}/{key}", entropies[i][0])
-        case.check_number(f"{mode}/objective", value)
+                case.check_numbers(f"{mode}/{key}", entropies[i][0])
+        case.check_numbers(f"{mode}/objective", value)
         names = {"embedding.weight": lambda tree: tree["codebook"][0]}
         case.check_gradients(f"{mode}/", grads, names)

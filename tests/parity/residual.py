@@ -25,7 +25,7 @@ def check_residual(report: Report, config: dict) -> None:
         module, keep, is_image = _build(case)
         known = mock.patch.object(masks, "draw_keep", _known(keep))
         with known:
-            _check_case(Case(report, case["name"], module, is_image=is_image), keep, module)
+            _check_case(Case(report, config, case["name"], module, is_image=is_image), keep, module)
 
 
 def _known(keep: np.ndarray):
@@ -139,8 +139,8 @@ def _check_pass(case: Case, prefix: str, step, variables, x, cotangent, keep):
     case.check_latents(prefix + "quantized", quantized.latents)
     case.check_indices(prefix + "indices", np.where(keep, quantized.indices, -1))
     expected = case.report.take(f"out/{case.name}/{prefix}losses")
-    case.check_number(prefix + "losses", quantized.losses["commit"].reshape(expected.shape))
-    case.check_number(prefix + "objective", value)
+    case.check_numbers(prefix + "losses", quantized.losses["commit"].reshape(expected.shape))
+    case.check_numbers(prefix + "objective", value)
     names = _layer_names(case.module, isinstance(case.module, ResidualQuantizer))
     codebooks = {
         f"{name}embed": (lambda tree, i=i: tree["codebook"][i : i + 1])
@@ -157,8 +157,8 @@ def _check_state(case: Case, prefix: str, names, variables: dict, start: dict) -
         for theirs, ours in STATE.items():
             full = f"{prefix}after/{name}{theirs}"
             if ours == "codebook":
-                case.check_number(full, variables["params"]["codebook"][own : own + 1])
+                case.check_numbers(full, variables["params"]["codebook"][own : own + 1])
             elif case.module.learns_by_ema:
-                case.check_number(full, variables["codebook_stats"][ours][own : own + 1])
+                case.check_numbers(full, variables["codebook_stats"][ours][own : own + 1])
             else:
-                case.check_number(full, case.weight(name + theirs), "stands still, not kept")
+                case.check_numbers(full, case.weight(name + theirs), note="stands still, not kept")

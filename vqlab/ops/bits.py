@@ -60,14 +60,27 @@ def _places(num_bits: int, low_bit_first: bool) -> Int[Array, " L"]:
 
 def code_probabilities(logits: Float[Array, "*dims L"]) -> Float[Array, "*dims K"]:
     """The probability of each of K = 2^L codes, by index, the highest bit first."""
-    ones = jax.nn.sigmoid(logits)
-    zeros = jax.nn.sigmoid(-logits)
+    pairs = _bit_probabilities(logits)
     probabilities = jnp.ones((*logits.shape[:-1], 1))
     for bit in range(logits.shape[-1]):
-        pair = jnp.stack([zeros[..., bit], ones[..., bit]], -1)
-        joint = probabilities[..., :, None] * pair[..., None, :]
+        joint = probabilities[..., :, None] * pairs[..., bit, None, :]
         probabilities = reshape(joint, (*logits.shape[:-1], -1))
     return probabilities
+
+
+@jax.custom_jvp
+def _bit_probabilities(logits: Float[Array, "*dims L"]) -> Float[Array, "*dims L 2"]:
+    """Of zero and of one; each is exact where it is small."""
+    return jax.nn.sigmoid(jnp.stack([-logits, logits], -1))
+
+
+@_bit_probabilities.defjvp
+def _(primals, tangents):
+    # One product for both: what is 1 - p in float32 is lost for a p near one, and the gradients of
+    # the two nearly cancel where a bit is certain.
+    pairs = _bit_probabilities(*primals)
+    slope = pairs[..., 0] * pairs[..., 1] * tangents[0]
+    return pairs, jnp.stack([-slope, slope], -1)
 
 
 def mean_code_probabilities(logits: Float[Array, "N *dims L"]) -> Float[Array, "*dims K"]:
