@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
+from jax.sharding import AxisType, PartitionSpec
 
 from configs import _bottlenecks as nodes
 from tests import tiny
@@ -192,3 +193,37 @@ def test_wrong_numbers_of_groups_are_one_line(name):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"\(1, 2, 99\)"):
         jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 2, 99)), train=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOTTLENECKS)
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_batch_split_over_eight_devices_gives_what_one_device_gives(name, axis_type):
+    module = models.build(BOTTLENECKS[name][0])
+    latents = jax.random.normal(jax.random.key(0), (16, 5, module.input_channels))
+    variables = filled(functools.partial(module.init, train=False), latents)
+    keys = {stream: jax.random.key(i) for i, stream in enumerate(("mask", "reseed", "posterior"))}
+
+    def train(variables, latents):
+        def loss_of(params, latents):
+            quantized, state = module.apply(
+                {**variables, "params": params},
+                latents,
+                train=True,
+                rngs=keys,
+                mutable=["codebook_stats"],
+            )
+            losses = sum(jnp.sum(values) for values in quantized.losses.values())
+            return losses + jnp.mean(quantized.latents**2), (quantized, state)
+
+        return jax.value_and_grad(loss_of, (0, 1), has_aux=True)(
+            variables.get("params", {}), latents
+        )
+
+    one = jax.jit(train)(variables, latents)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        split = jax.device_put(latents, jax.NamedSharding(mesh, PartitionSpec("data")))
+        eight = jax.jit(train)(variables, split)
+    for ours, theirs in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

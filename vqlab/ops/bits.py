@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vqlab.ops.mesh import reshape
+from vqlab.ops.mesh import over_batch, reshape
 
 
 def bits_to_indices(
@@ -83,6 +83,7 @@ def _(primals, tangents):
     return pairs, jnp.stack([-slope, slope], -1)
 
 
+@over_batch
 def mean_code_probabilities(logits: Float[Array, "N *dims L"]) -> Float[Array, "*dims K"]:
     """The mean of `code_probabilities` over the N tokens, without an [N, K] array."""
     half = logits.shape[-1] // 2
