@@ -1,6 +1,7 @@
 """Settings that cannot work are named before anything compiles; configs trace at full size."""
 
 import jax
+import numpy as np
 import pytest
 from clu import parameter_overview
 from PIL import Image
@@ -18,7 +19,7 @@ from configs import (
     semanticist_xl,
 )
 from tests import tiny
-from vqlab import data
+from vqlab import data, models
 from vqlab.runs import build, parts, train_state
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
@@ -93,6 +94,36 @@ def test_published_configs_trace_at_full_size(variant, argument):
         after, metrics = jax.eval_shape(step, state, {}, {"images": images})
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert metrics["usage"].shape == (config.model.quantizer.num_groups,)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("vq16384", 14), ("fsq", np.log2(15_360)), ("lfq", 18), ("bsq", 18), ("vae", None)],
+)
+def test_published_bottlenecks_fit_every_backbone(name, bits):
+    for module in PUBLISHED.values():
+        config = module.get_config(f"bottleneck={name}")
+        last = config.model.encoder.widths[-1]
+        assert last % config.model.encoder.latent_channels == 0
+    tokenizer = models.build(mgvq_f16.get_config(f"bottleneck={name}").model)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    made = jax.eval_shape(tokenizer.init_with_output, jax.random.key(0), images)[0]
+    assert made.images.shape == images.shape
+    of_position = tokenizer.codec().bits(16, 16)
+    assert of_position == (bits and pytest.approx(bits))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("bottleneck=rvq", "unknown bottleneck 'rvq'; choose from vq16384, fsq, lfq, bsq, vae"),
+        ("bottleneck=fsq,groups=8", "groups and finetune are of MGVQ's own bottleneck"),
+        ("bottleneck=fsq,finetune", "groups and finetune are of MGVQ's own bottleneck"),
+    ],
+)
+def test_bottlenecks_that_no_config_has_are_named(argument, message):
+    with pytest.raises(ValueError, match=message):
+        mgvq_f16.get_config(argument)
 
 
 @pytest.mark.parametrize(
