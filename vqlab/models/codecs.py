@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqlab.models.codec import Card, Sampling, Units
+from vqlab.models.codings import Coding, Codings, Sent
 from vqlab.models.concept_decoding import NO_GUIDANCE, concept_losses, decode_concepts
 from vqlab.ops.pixels import as_floats, mse_per_image
 
@@ -131,6 +132,17 @@ class IndexCodec(_PixelCodec):
         """[B, ..., C]: the codewords of all groups side by side."""
         return self.module.apply(weights.variables, code, method=lambda m, x: m.quantizer.lookup(x))
 
+    def codings(self, steps=()):
+        """The indices, at fixed length or by a code for each group; see `Codec`."""
+        del steps
+        bits = (math.log2(self.codebook_size),) * self.units.total
+        way = Coding("indices", "indices", self._send, symbol_bits=bits)
+        return Codings(self.encode, (way,))
+
+    def _send(self, weights, indices, key, step):
+        del weights, key, step
+        return Sent(indices, indices, None)
+
     def bits(self, height, width):
         """Positions x groups x log2(codewords per group)."""
         positions = self.module.num_positions(height, width)
@@ -188,6 +200,45 @@ class LatentCodec(_Continuous, _PixelCodec):
         del key, sampling
         latents = jnp.where(num_kept > 0, code, 0)
         return self.module.apply(weights.variables, latents, method="decode")
+
+    def codings(self, steps=()):
+        """Latents, a posterior's means, rounded to multiples of each step; and draws from it.
+
+        The network also has `encode_unquantized(images)`, what its bottleneck takes; see `Codec`.
+        """
+        has_posterior = self.module.quantizer.has_posterior
+        name, title = ("means", "posterior means") if has_posterior else ("latents", "latents")
+        ways = [Coding(name, f"{title}, rounded", self._send_rounded, step) for step in steps]
+        if has_posterior:
+            ways.insert(0, Coding("samples", "posterior samples", self._send_sample))
+        return Codings(self._before_bottleneck, tuple(ways), self._spread)
+
+    def _before_bottleneck(self, weights, images):
+        return self.module.apply(
+            weights.variables, as_floats(images), method="encode_unquantized"
+        )
+
+    def _latents(self, weights, taken):
+        """What the decoder reads, of what the bottleneck takes."""
+
+        def quantize(module, taken):
+            return module.quantizer(taken, train=False).latents
+
+        return self.module.apply(weights.variables, taken, method=quantize)
+
+    def _spread(self, weights, taken):
+        latents = self._latents(weights, taken)
+        return jnp.mean(jnp.square(latents), axis=tuple(range(1, latents.ndim)))
+
+    def _send_rounded(self, weights, taken, key, step):
+        del key
+        symbols = jnp.round(self._latents(weights, taken) / step)
+        return Sent(symbols * step, symbols.astype(jnp.int32), None)
+
+    def _send_sample(self, weights, taken, key, step):
+        del weights, step
+        latents, nats = self.module.quantizer.draw(taken, key)
+        return Sent(latents, None, nats / math.log(2))
 
     def features(self, weights, code):
         """[B, 1, C]: the code averaged over all positions."""
@@ -307,6 +358,11 @@ class ConceptCodec(_Continuous, _NetworkCodec):
         """[B, S, D]: the concepts themselves."""
         del weights
         return code
+
+    def codings(self, steps=()):
+        """None so far."""
+        del steps
+        return None
 
     def card(self):
         """See `Codec`."""
