@@ -15,15 +15,19 @@ from pathlib import Path
 
 import jax
 
+from tests.parity.binary import check_binary, check_magvit2
 from tests.parity.diffloss import check_diffloss
 from tests.parity.diffusion import check_diffusion
 from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
 from tests.parity.fsq import check_fsq
+from tests.parity.ibq import check_ibq
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
+from tests.parity.residual import check_residual
 from tests.parity.semanticist import check_semanticist
+from tests.parity.simvq import check_simvq
 from tests.parity.trainstep import check_trainstep
 from tests.parity.vit import check_vit
 
@@ -33,6 +37,12 @@ KINDS = {
     "(mgvq_*_trainstep.npz)",
     "quantizer": "training steps of a quantizer alone (mgvq_quantizer_train*.npz)",
     "fsq": "a finite scalar quantizer alone (quantizer_fsq*.npz)",
+    "binary": "lookup-free and binary spherical quantizers alone (quantizer_lfq*.npz, "
+    "quantizer_bsq*.npz)",
+    "magvit2": "Open-MAGVIT2's lookup-free quantizer alone (quantizer_magvit2_lfq*.npz)",
+    "residual": "residual and plain vector quantizers alone (quantizer_rvq*.npz)",
+    "simvq": "SimVQ alone (quantizer_simvq*.npz)",
+    "ibq": "an index backpropagation quantizer alone (quantizer_ibq*.npz)",
     "vit": "Semanticist's encoder (semanticist_vit_*.npz)",
     "dit": "Semanticist's decoder (semanticist_dit_*.npz)",
     "semanticist": "its training step and sampling, with the weights in the two files beside it "
@@ -41,13 +51,25 @@ KINDS = {
     "diffloss": "the diffusion head of a second stage (semanticist_diffloss_*.npz)",
 }
 
+# What the cases of a file of bottlenecks say that they are; Open-MAGVIT2's say nothing.
+CASES = {
+    "fsq": {"fsq"},
+    "binary": {"lfq", "bsq", "bsqvit"},
+    "residual": {"rvq", "vq"},
+    "simvq": {"simvq"},
+    "ibq": {"ibq"},
+    "magvit2": {None},
+}
+
 
 def kind(arrays: dict, config: dict) -> str:
     """Which of KINDS a file is, by what it holds."""
     if "w/embedding.weight" in arrays and "in/R" in arrays:
         return "quantizer"
-    if {case.get("kind") for case in config.get("cases", [])} == {"fsq"}:
-        return "fsq"
+    kinds = {case.get("kind") for case in config.get("cases", [])}
+    for name, own in CASES.items():
+        if kinds and kinds <= own:
+            return name
     if {"encoder", "decoder", "codebook_groups"} <= config.keys():
         if "out/loss" in arrays:
             return "trainstep"
@@ -80,6 +102,16 @@ def check_file(path: Path) -> Report:
             check_quantizer(report, config)
         case "fsq":
             check_fsq(report, config)
+        case "binary":
+            check_binary(report, config)
+        case "magvit2":
+            check_magvit2(report, config)
+        case "residual":
+            check_residual(report, config)
+        case "simvq":
+            check_simvq(report, config)
+        case "ibq":
+            check_ibq(report, config)
         case "vit":
             check_vit(report, config)
         case "dit":

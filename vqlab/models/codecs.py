@@ -115,21 +115,21 @@ class IndexCodec(_PixelCodec):
         del key, sampling
 
         def decode(module, indices):
-            latents = module.quantizer.lookup(indices)
-            channels_per_group = latents.shape[-1] // self.units.total
-            is_kept = jnp.arange(latents.shape[-1]) // channels_per_group < num_kept
-            return module.decode(jnp.where(is_kept, latents, 0))
+            return module.decode(module.quantizer.lookup(indices, num_groups=num_kept))
 
         return self.module.apply(weights.variables, code, method=decode)
 
     def features(self, weights, code):
         """[B, G, D]: the codewords of a group, averaged over all positions."""
-        latents = self.lookup(weights, code)
-        means = jnp.mean(latents, axis=tuple(range(1, latents.ndim - 1)))
-        return means.reshape(len(code), self.units.total, -1)
+
+        def look_up(module, indices):
+            return module.quantizer.lookup_groups(indices)
+
+        vectors = self.module.apply(weights.variables, code, method=look_up)
+        return jnp.mean(vectors, axis=tuple(range(1, vectors.ndim - 2)))
 
     def lookup(self, weights, code):
-        """[B, ..., C]: the codewords of all groups side by side."""
+        """[B, ..., C]: what the decoder reads of the codewords of all groups."""
         return self.module.apply(weights.variables, code, method=lambda m, x: m.quantizer.lookup(x))
 
     def codings(self, steps=()):

@@ -67,11 +67,20 @@ class FSQ(CountingBottleneck):
         """Channels of the latents it takes: as many as it gives."""
         return self.latent_channels
 
+    @property
+    def is_projected(self) -> bool:
+        """Whether linear maps stand around the grids."""
+        return self.latent_channels != self.num_groups * len(self.levels)
+
+    @property
+    def channel_groups(self) -> int:
+        """G; 1 where a linear map mixes all channels anyway."""
+        return 1 if self.is_projected else self.num_groups
+
     def setup(self):
         self.make_meters()
-        scalars = self.num_groups * len(self.levels)
-        self.is_projected = self.latent_channels != scalars
         if self.is_projected:
+            scalars = self.num_groups * len(self.levels)
             self.project_in = nn.Dense(scalars, precision=FLOAT32)
             self.project_out = nn.Dense(self.latent_channels, precision=FLOAT32)
 
@@ -97,9 +106,13 @@ class FSQ(CountingBottleneck):
         self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
     ) -> Float[Array, "*dims C"]:
         """What the decoder reads, float32; groups beyond `num_groups` (None: all) are zeros."""
+        return self._decode(self.lookup_groups(indices), num_groups)
+
+    def lookup_groups(self, indices: Int[Array, "*dims G"]) -> Float[Array, "*dims G L"]:
+        """The point of each grid, in [-1, 1]."""
         self.check_indices(indices)
         steps = indices[..., None] // jnp.asarray(self._strides) % jnp.asarray(self.levels)
-        return self._decode(self._from_steps(steps.astype(jnp.float32)), num_groups)
+        return self._from_steps(steps.astype(jnp.float32))
 
     @property
     def _strides(self) -> tuple[int, ...]:

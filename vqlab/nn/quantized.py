@@ -5,9 +5,11 @@ grid of positions or a sequence of tokens. It is a Linen module with
 
   input_channels, latent_channels   channels that it takes, and those that the decoder reads
   num_groups                        G, indices per position; 1 where there are no indices
+  channel_groups                    parts of the channels that do not mix: G, or 1
   codebook_size                     K, codewords per group; None: continuous
   __call__(latents, *, train, num_groups=None) -> Quantized
   lookup(indices [..., G], *, num_groups=None) -> [..., C]
+  lookup_groups(indices [..., G]) -> [..., G, D]
 
 so that a new one is a file, a line in `vqlab.models.MODULES` and a config node.
 """
@@ -21,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.ops import codebook as ops
+from vqlab.ops.mesh import reshape
 
 RECENT = 65_536  # indices per group that the usage meter looks back on, as in MGVQ's released code
 
@@ -29,8 +32,9 @@ class Quantized(NamedTuple):
     """What a bottleneck returns.
 
     latents: [B, ..., C], what the decoder reads. indices: [B, ..., G] int32 of every group, masked
-    or not; None where the bottleneck has none. losses: name -> [G] float32. stats: name -> array to
-    log, empty unless training. update: what `Bottleneck.post_update` takes, empty unless training.
+    or not; None where the bottleneck has none. losses: name -> [G] float32, or [1] of all groups
+    together. stats: name -> array to log, empty unless training. update: what
+    `Bottleneck.post_update` takes, empty unless training.
     """
 
     latents: jax.Array
@@ -54,6 +58,15 @@ class Bottleneck(nn.Module):
     def has_indices(self) -> bool:
         """Whether `lookup` inverts what it gives."""
         return self.codebook_size is not None
+
+    @property
+    def channel_groups(self) -> int:
+        """Parts of the channels that the layers around it must not mix."""
+        return self.num_groups
+
+    def lookup_groups(self, indices: Int[Array, "*dims G"]) -> Float[Array, "*dims G D"]:
+        """What each index says by itself; here its part of the channels."""
+        return reshape(self.lookup(indices), (*indices.shape, -1))
 
     @nn.nowrap
     def check_latents(self, latents: Array) -> None:

@@ -1,0 +1,145 @@
+"""A bottleneck alone beside a released class: one case of a file, its passes and gradients."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.parity.report import GRADIENT_LIMIT, OUTPUT_LIMIT, Report, Unsupported
+
+LAYERS = ("project_in", "project_out")
+RNGS = {"reseed": jax.random.key(0), "mask": jax.random.key(1)}
+
+
+class Case:
+    """A case and the module that stands for it.
+
+    Released arrays have channels first where `is_image`, `to_own` and `to_theirs` move them. Where
+    the file says that the released code itself is further than half a limit from its own float64,
+    twice that distance is the limit.
+    """
+
+    def __init__(
+        self, report: Report, config: Mapping, name: str, module: nn.Module, *, is_image: bool
+    ):
+        self.report, self.name, self.module, self.is_image = report, name, module, is_image
+        self._own_errors = config.get("f32_vs_f64_max_abs_diff", {})
+        example = self.to_own(self.input("x")[0])
+        self.variables = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(lambda: dict(module.init(jax.random.key(0), example, train=False))),
+        )
+        self.variables.setdefault("params", {})
+        self.variables["params"] |= linear_layers(report, f"w/{name}/")
+
+    def input(self, key: str) -> np.ndarray:
+        """in/NAME/KEY with an axis of steps in front."""
+        return self.report.take(f"in/{self.name}/{key}")
+
+    def weight(self, key: str) -> jax.Array:
+        """w/NAME/KEY."""
+        return jnp.asarray(self.report.take(f"w/{self.name}/{key}"))
+
+    def to_own(self, array) -> jax.Array:
+        """Channels last."""
+        return jnp.asarray(np.moveaxis(array, 1, -1) if self.is_image else array)
+
+    def to_theirs(self, array) -> np.ndarray:
+        """Undoes `to_own`."""
+        return np.moveaxis(np.asarray(array), -1, 1) if self.is_image else np.asarray(array)
+
+    def step(self, train: bool, loss: Callable[[Mapping], Any] | None = None) -> Callable:
+        """Jitted (variables, x, cotangent) -> ((objective, (quantized, state)), gradients).
+
+        The objective is sum(latents * cotangent) + loss(quantized.losses), where the loss is the
+        sum of all by default; gradients are by parameters and x.
+        """
+        loss = loss or (lambda losses: sum(jnp.sum(values) for values in losses.values()))
+
+        collections = [name for name in self.variables if name != "params"]
+
+        def objective(params, x, variables, cotangent):
+            variables = variables | {"params": params}
+            quantized, state = self.module.apply(
+                variables, x, train=train, rngs=RNGS, mutable=collections
+            )
+            value = jnp.sum(quantized.latents * cotangent) + loss(quantized.losses)
+            return value, (quantized, state)
+
+        run = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
+        return lambda variables, x, cotangent: run(variables["params"], x, variables, cotangent)
+
+    def method(self, name: str, *arguments) -> Any:
+        """What a method of the module says with these variables."""
+        apply = jax.jit(lambda *args: self.module.apply(self.variables, *args, method=name))
+        return apply(*arguments)
+
+    def check_indices(self, key: str, indices) -> None:
+        """Compares out/NAME/KEY, of whatever shape."""
+        expected = self.report.take(f"out/{self.name}/{key}")
+        self.report.equal(f"out/{self.name}/{key}", np.asarray(indices).reshape(expected.shape))
+
+    def check_latents(self, key: str, latents, limit: float = OUTPUT_LIMIT) -> None:
+        """Compares out/NAME/KEY in the released layout."""
+        self.check_numbers(key, self.to_theirs(latents), limit)
+
+    def check_numbers(self, key: str, values, limit: float = OUTPUT_LIMIT, note: str = "") -> None:
+        """Compares out/NAME/KEY."""
+        full = f"out/{self.name}/{key}"
+        scale = np.max(np.abs(self.report.arrays[full]), initial=0.0) or 1.0
+        own_error = self._own_errors.get(f"{self.name}/{key}", 0.0) / scale
+        self.report.close(full, values, max(limit, 2 * own_error), note)
+
+    def check_gradients(self, prefix: str, gradients, names: Mapping[str, Callable]) -> None:
+        """Gradients by x, by linear layers, and by `names`: released name -> its gradient."""
+        params, grad_x = gradients
+        self.check_latents(f"{prefix}grad_x", grad_x, GRADIENT_LIMIT)
+        found = {
+            f"{layer}.{theirs}": (lambda tree, layer=layer, own=own: tree[layer][own].T)
+            for layer in LAYERS
+            if layer in params
+            for theirs, own in (("weight", "kernel"), ("bias", "bias"))
+        }
+        for name, take in (found | dict(names)).items():
+            full = f"out/{self.name}/{prefix}grad/{name}"
+            if full in self.report.arrays:  # released code has none where nothing arrives
+                self.check_numbers(f"{prefix}grad/{name}", take(params), GRADIENT_LIMIT)
+            elif np.any(np.asarray(take(params))):
+                self.report.add(full, np.inf, 0, "a gradient that the released code has not")
+
+
+def linear_layers(report: Report, prefix: str) -> dict:
+    """Parameters of the linear maps in front and behind, those that the file has."""
+    return {
+        layer: {
+            "kernel": jnp.asarray(report.take(f"{prefix}{layer}.weight").T),
+            "bias": jnp.asarray(report.take(f"{prefix}{layer}.bias")),
+        }
+        for layer in LAYERS
+        if f"{prefix}{layer}.weight" in report.arrays
+    }
+
+
+class Options:
+    """A case's arguments; `finish` refuses those that nothing took."""
+
+    def __init__(self, options: Mapping[str, Any]):
+        self._left = dict(options)
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """An argument, or the released class's default."""
+        return self._left.pop(name, default)
+
+    def expect(self, **defaults: Any) -> None:
+        """Raises Unsupported where one of these has another value."""
+        for name, value in defaults.items():
+            if (given := self.take(name, value)) != value:
+                raise Unsupported(f"{name}={given!r} is not supported, only {value!r}")
+
+    def finish(self) -> None:
+        """Raises Unsupported for arguments that are left."""
+        if self._left:
+            raise Unsupported(f"not supported: {sorted(self._left)}")
