@@ -241,7 +241,13 @@ class ReconstructionEvaluator(Evaluator):
         plots = panels.quality_plots(name, measured, self._units)
         table = panels.level_table(own, noun)
         return [
-            panels.picture_section(self.originals, self.reconstructions, self.headings(own)),
+            panels.picture_section(
+                self.originals,
+                self.reconstructions,
+                self.headings(own),
+                self._units.levels,
+                noun,
+            ),
             Section("Results", panels.results_table(own, self.protocol) + panels.usage_plot(own)),
             Section(heading, f"<p>{text}</p>{plots}{table}"),
         ]

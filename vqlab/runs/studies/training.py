@@ -11,16 +11,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqlab.evaluation.evaluators import EVALUATORS
 from vqlab.evaluation.image_metrics import to_uint8
 from vqlab.models.codec import Codec
 from vqlab.planning.flops import traced_flops
-from vqlab.runs import build, results, trainer
+from vqlab.registry import choose
+from vqlab.runs import build, parts, results, trainer
 from vqlab.training.disk import naming
 from vqlab.training.stopping import StopSignal
 
 PICTURES_FILE = "pictures.npz"
 
 log = logging.getLogger("vqlab")
+
+
+def check(config) -> None:
+    """Raises ValueError where the network, the objective or their settings cannot work."""
+    objective = parts.build_objective(config)
+    parts.build_optimizers(config, objective.players)
+    codec = objective.network.codec(parts.build_sampling(config))
+    for name, node in config.evals.items():
+        choose("evaluator", node.name, EVALUATORS)
+        codec.check_image_size(node.image_size, f"evals.{name}.image_size")
 
 
 def train(config, folder: pathlib.Path, stop: StopSignal, description: str) -> dict | None:
