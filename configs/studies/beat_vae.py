@@ -31,12 +31,12 @@ QUESTION = """
 
 CHANNELS = 32  # of the latents that are quantized, as in MGVQ
 VAE_CHANNELS = 8
-KL_WEIGHTS = (5e-2, 1e-2, 3e-3, 1e-3)
-STEPS = (4.0, 2.0, 1.0, 0.5, 0.25)  # of rounding, in units of the latents' spread
+KL_WEIGHTS = (2e-1, 5e-2, 1e-2, 3e-3)
+STEPS = (2.0, 1.4, 1.0, 0.7, 0.5, 0.25)  # of rounding, in units of the latents' spread
 QUICK = (
     "autoencoder",
+    "vae_5e-2",
     "vae_1e-2",
-    "vae_1e-3",
     "vq",
     "vq_not_reseeded",
     "fsq_2",

@@ -35,7 +35,7 @@ RATES = {
     "reaches in the ideal; distortions are those of decoded posterior samples",
 }
 SSIM = ("ssim",)
-STEPS = (4.0, 2.0, 1.0, 0.5, 0.25)
+STEPS = (2.0, 1.0, 0.5, 0.25)
 
 
 class RateDistortion(Evaluator):
