@@ -185,7 +185,7 @@ def _check_equal(arms: Mapping[str, Arm], equal: set[str], may_differ: Iterable[
 
     for other in others:
         for change in changes(fixed(first.config), fixed(other.config)):
-            if not any(change.name == name or change.name.startswith(f"{name}.") for name in meant):
+            if not any(f"{change.name}.".startswith(f"{name}.") for name in meant):
                 raise ValueError(
                     f"arms {first.name!r} and {other.name!r} are not comparable: {change.name} is "
                     f"{json.dumps(change.old)} and {json.dumps(change.new)}; if that is meant, add "
