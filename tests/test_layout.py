@@ -29,8 +29,10 @@ TOP = {
     "inference": {"diffusion", "ops", "models", "export", "runs"},
     "__init__": {"inference", "host"},
 }
-COMMANDS = {"convert", "evaluate", "main", "plan", "tokenize"}
-CONFIG_READERS = re.compile(r"(runs/\w+|host/cli|convert|evaluate|main|plan|tokenize)\.py")
+COMMANDS = {"convert", "evaluate", "main", "plan", "study", "tokenize"}
+CONFIG_READERS = re.compile(
+    r"(runs/[\w/]+|host/cli|convert|evaluate|main|plan|study|tokenize)\.py"
+)
 # Questions that a method has to answer itself.
 SWITCHES = re.compile(
     r"isinstance\([^)]*(Semanticist|Tokenizer|Quantizer|Codec|Generator|Bottleneck|Evaluator)"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from vqlab.diffusion.guidance import Guidance
+from vqlab.models.codings import Codings
 
 
 class Weights(NamedTuple):
@@ -174,6 +175,9 @@ class Codec(Protocol):
 
     def lookup(self, weights: Weights, code: jax.Array) -> jax.Array:
         """[B, ..., C]: the vectors of a code, for a second stage; a continuous code is its own."""
+
+    def codings(self, steps: Sequence[float] = ()) -> Codings:
+        """The ways of sending its code, with `steps` of quantization where it is continuous."""
 
     def bits(self, height: int, width: int) -> float | None:
         """Bits of the code of an image of so many pixels at fixed length; None: continuous."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqlab.models.codec import Card, Sampling, Units
+from vqlab.models.codings import Coding, Codings, Sent, mean_square, rounded
 from vqlab.models.concept_decoding import NO_GUIDANCE, concept_losses, decode_concepts
 from vqlab.ops.pixels import as_floats, mse_per_image
 
@@ -131,6 +132,17 @@ class IndexCodec(_PixelCodec):
         """[B, ..., C]: what the decoder reads of the codewords of all groups."""
         return self.module.apply(weights.variables, code, method=lambda m, x: m.quantizer.lookup(x))
 
+    def codings(self, steps=()):
+        """The indices, at fixed length or by a code for each group; see `Codec`."""
+        del steps
+        bits = (math.log2(self.codebook_size),) * self.units.total
+        way = Coding("indices", self._send, symbol_bits=bits)
+        return Codings(self.encode, (way,))
+
+    def _send(self, weights, indices, key, step):
+        del weights, key, step
+        return Sent(indices, indices, None)
+
     def bits(self, height, width):
         """Positions x groups x log2(codewords per group)."""
         positions = self.module.num_positions(height, width)
@@ -189,6 +201,43 @@ class LatentCodec(_Continuous, _PixelCodec):
         del key, sampling
         latents = jnp.where(num_kept > 0, code, 0)
         return self.module.apply(weights.variables, latents, method="decode")
+
+    def codings(self, steps=()):
+        """Latents, a posterior's means, rounded to multiples of each step; and draws from it.
+
+        The network also has `encode_unquantized(images)`, what its bottleneck takes; see `Codec`.
+        """
+        has_posterior = self.module.quantizer.has_posterior
+        name = "means" if has_posterior else "latents"
+        ways = [Coding(name, self._send_rounded, step) for step in steps]
+        if has_posterior:
+            ways.insert(0, Coding("samples", self._send_sample))
+        return Codings(self._before_bottleneck, tuple(ways), self._spread)
+
+    def _before_bottleneck(self, weights, images):
+        return self.module.apply(
+            weights.variables, as_floats(images), method="encode_unquantized"
+        )
+
+    def _latents(self, weights, taken):
+        """What the decoder reads, of what the bottleneck takes."""
+
+        def quantize(module, taken):
+            return module.quantizer(taken, train=False).latents
+
+        return self.module.apply(weights.variables, taken, method=quantize)
+
+    def _spread(self, weights, taken):
+        return mean_square(self._latents(weights, taken))
+
+    def _send_rounded(self, weights, taken, key, step):
+        del key
+        return rounded(self._latents(weights, taken), step)
+
+    def _send_sample(self, weights, taken, key, step):
+        del weights, step
+        latents, nats = self.module.quantizer.draw(taken, key)
+        return Sent(latents, None, nats / math.log(2))
 
     def features(self, weights, code):
         """[B, 1, C]: the code averaged over all positions."""
@@ -309,6 +358,19 @@ class ConceptCodec(_Continuous, _NetworkCodec):
         """[B, S, D]: the concepts themselves."""
         del weights
         return code
+
+    def codings(self, steps=()):
+        """Concepts rounded to multiples of each step, every number with a table of its own.
+
+        See `Codec`.
+        """
+        ways = [Coding("concepts", self._send_rounded, step) for step in steps]
+        return Codings(self.encode, tuple(ways), lambda weights, code: mean_square(code))
+
+    def _send_rounded(self, weights, code, key, step):
+        del weights, key
+        sent = rounded(code, step)
+        return sent._replace(symbols=sent.symbols.reshape(len(code), -1))
 
     def card(self):
         """See `Codec`."""

@@ -6,6 +6,7 @@ log-variances. KL-16, the autoencoder of MAR, has this bottleneck.
 
 from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -57,6 +58,17 @@ class GaussianBottleneck(Bottleneck):
         else:
             latents, _ = posterior(moments)
         return Quantized(latents, None, {"kl": kl_divergence(moments).mean(keepdims=True)}, {}, {})
+
+    @nn.nowrap
+    def draw(
+        self, moments: Float[Array, "B *dims C2"], key: jax.Array
+    ) -> tuple[Float[Array, "B *dims C"], Float[Array, " B"]]:
+        """Latents drawn from the posterior, and its divergence from the prior in nats per image.
+
+        Bits-back coding sends such a draw at that price (Hinton & van Camp 1993; Townsend et al.
+        2019, "Practical lossless compression with latent variables using bits back coding").
+        """
+        return draw_posterior(moments, key), kl_divergence(moments)
 
     def lookup(self, indices: Array, *, num_groups: Kept = None) -> Array:
         """Raises ValueError: there are no codewords to look up."""
