@@ -20,6 +20,7 @@ from tests.parity.diffusion import check_diffusion
 from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
 from tests.parity.fsq import check_fsq
+from tests.parity.inception import check_inception_features, check_inception_resize
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
@@ -39,6 +40,8 @@ KINDS = {
     "(semanticist_trainstep*.npz)",
     "diffusion": "schedules, losses and samplers (semanticist_diffusion*.npz)",
     "diffloss": "the diffusion head of a second stage (semanticist_diffloss_*.npz)",
+    "inception_features": "FID's Inception with seeded weights (inception_features*.npz)",
+    "inception_resize": "the resizes before it (inception_resize*.npz)",
 }
 
 
@@ -62,6 +65,10 @@ def kind(arrays: dict, config: dict) -> str:
     }
     for name, mark in marks.items():
         if mark in arrays:
+            return name
+    families = {"inception_features": "out/torchfid/", "inception_resize": "out/tf1/"}
+    for name, family in families.items():
+        if any(array.startswith(family) for array in arrays):
             return name
     known = "; ".join(f"{name}: {what}" for name, what in KINDS.items())
     raise Unsupported(f"unknown kind of array file; known kinds are {known}")
@@ -90,6 +97,10 @@ def check_file(path: Path) -> Report:
             check_diffusion(report, config)
         case "diffloss":
             check_diffloss(report, config)
+        case "inception_features":
+            check_inception_features(report, config, path)
+        case "inception_resize":
+            check_inception_resize(report, config)
     report.finish()
     return report
 

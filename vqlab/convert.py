@@ -6,6 +6,7 @@ python -m vqlab.convert from-official FILE OUT --config=configs/semanticist_l.py
 python -m vqlab.convert to-official DIR OUT.safetensors              official names and layouts
 python -m vqlab.convert to-diffusers DIR OUT                         a KL autoencoder for diffusers
 python -m vqlab.convert lpips vgg16.pth,vgg.pth OUT.safetensors      LPIPS in one file
+python -m vqlab.convert inception FILE OUT.safetensors               FID's Inception, without pickle
 
 DIR is a workdir or an exported folder. Files are .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt
 and .pkl, of which only tensors are read: no code in them runs. The official file may be MGVQ's,
@@ -25,7 +26,7 @@ import runpy
 import sys
 
 from vqlab import inference, models
-from vqlab.export import lpips_weights, official, package
+from vqlab.export import inception_weights, lpips_weights, official, package
 from vqlab.export.diffusers_folder import save_diffusers
 from vqlab.export.kl_weights import read_kl
 from vqlab.export.torch_weights import write_state_dict
@@ -99,6 +100,12 @@ def lpips(weights: str, output: str) -> str:
     return output
 
 
+def inception(weights: str, output: str) -> str:
+    """Writes FID's Inception from pytorch-fid's, torch-fidelity's or clean-fid's file."""
+    inception_weights.convert_inception(weights, output)
+    return output
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -146,6 +153,8 @@ def parser() -> argparse.ArgumentParser:
     step_option(sub)
     sub.add_argument("--scaling-factor", type=float, default=1.0, help="of latents in pipelines")
     command("lpips", lpips, ("weights", "vgg16.pth,vgg.pth"), ("output", "the file to write"))
+    text = "pytorch-fid's or torch-fidelity's .pth, or clean-fid's inception-2015-12-05.pt"
+    command("inception", inception, ("weights", text), ("output", "the file to write"))
     return top
 
 
