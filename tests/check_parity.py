@@ -21,6 +21,7 @@ from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
 from tests.parity.fsq import check_fsq
 from tests.parity.inception import check_inception_features, check_inception_resize
+from tests.parity.measures import check_eval_metrics, check_eval_metrics_extra
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
@@ -42,6 +43,8 @@ KINDS = {
     "diffloss": "the diffusion head of a second stage (semanticist_diffloss_*.npz)",
     "inception_features": "FID's Inception with seeded weights (inception_features*.npz)",
     "inception_resize": "the resizes before it (inception_resize*.npz)",
+    "eval_metrics": "FID, KID, Inception Score, precision and recall (eval_metrics.npz)",
+    "eval_metrics_extra": "the same and sFID, of other features (eval_metrics_extra.npz)",
 }
 
 
@@ -66,7 +69,12 @@ def kind(arrays: dict, config: dict) -> str:
     for name, mark in marks.items():
         if mark in arrays:
             return name
-    families = {"inception_features": "out/torchfid/", "inception_resize": "out/tf1/"}
+    families = {
+        "inception_features": "out/torchfid/",
+        "inception_resize": "out/tf1/",
+        "eval_metrics": "out/fid/",
+        "eval_metrics_extra": "out/feats/",
+    }
     for name, family in families.items():
         if any(array.startswith(family) for array in arrays):
             return name
@@ -101,6 +109,10 @@ def check_file(path: Path) -> Report:
             check_inception_features(report, config, path)
         case "inception_resize":
             check_inception_resize(report, config)
+        case "eval_metrics":
+            check_eval_metrics(report, config)
+        case "eval_metrics_extra":
+            check_eval_metrics_extra(report, config)
     report.finish()
     return report
 
