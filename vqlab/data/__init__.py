@@ -18,10 +18,11 @@ from vqlab.data.records import RecordArrays, RecordSource
 from vqlab.data.source import Source
 from vqlab.data.sources import SOURCES, build_source
 from vqlab.data.tiles import TileSource
-from vqlab.data.transforms import CenterCrop, StoredCrop, TrainTransform, to_float
+from vqlab.data.transforms import CROPS, CenterCrop, StoredCrop, TrainTransform, to_float
 from vqlab.data.views import CenterViews, RandomViews, ViewBatches
 
 __all__ = [
+    "CROPS",
     "CenterCrop",
     "CenterViews",
     "CorruptDataError",

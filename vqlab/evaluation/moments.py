@@ -15,7 +15,7 @@ class Moments:
     et al. 1979, around the mean of each part, so that nothing cancels).
 
     Attributes:
-      count: N; 0 where only mean and covariance are known, as from ADM's statistics.
+      count: N.
       mean: [D] float64.
       scatter: [D, D] float64, the sum of (row - mean)(row - mean)^T.
     """
