@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+from scipy.linalg.lapack import dpstrf
 
 log = logging.getLogger("vqlab")
 
@@ -16,7 +17,8 @@ def frechet_distance(
 
     The trace of the root is the sum of the roots of the eigenvalues of L^T B L with A = L L^T, a
     symmetric form whose eigenvalues are real, where the libraries take a root of A B, which is not
-    symmetric, and leave out what is imaginary of it.
+    symmetric, and leave out what is imaginary of it. Of fewer images than features L has as few
+    columns, which makes it quick too.
 
     Of a degenerate covariance, as of fewer images than features, the distance is a number too, and
     a logged line says so.
@@ -34,9 +36,13 @@ def frechet_distance(
         )
     if not all(np.isfinite(x).all() for x in (mean_a, a, mean_b, b)):
         raise ValueError("statistics hold NaN or infinity")
-    factor = _factor(a)
-    eigenvalues = np.linalg.eigvalsh(factor.T @ b @ factor)
-    if eigenvalues[0] <= size * np.finfo(float).eps * eigenvalues[-1]:
+    factors = [_factor(a), _factor(b)]
+    if factors[0].shape[1] > factors[1].shape[1]:
+        factor, other = factors[1], a
+    else:
+        factor, other = factors[0], b
+    eigenvalues = np.linalg.eigvalsh(factor.T @ other @ factor)
+    if min(f.shape[1] for f in factors) < size:
         log.warning(
             "a covariance of %d features is degenerate, as of fewer images than features: its "
             "Frechet distance says little",
@@ -48,9 +54,8 @@ def frechet_distance(
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """L with L L^T = covariance; by eigenvalues where it is not positive definite."""
-    try:
-        return np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(covariance)
-        return vectors * np.sqrt(np.maximum(values, 0))
+    """L [D, rank] with L L^T = covariance, by Cholesky with pivots."""
+    lower, pivots, rank, _ = dpstrf(covariance, lower=1)
+    factor = np.empty((len(covariance), rank))
+    factor[pivots - 1] = np.tril(lower)[:, :rank]
+    return factor

@@ -48,6 +48,7 @@ class ProtocolEvaluator(Evaluator):
       measures: names, likewise; () for those that each protocol has of itself, as far as their
         networks are given.
       levels: whether to measure each number of units kept, and not only all of them.
+      crop: of all protocols, in the place of their own, such as "whole".
       networks: frozen networks that are given.
       seed: of the decoder's noise.
       cache: keeps what is known of references.
@@ -63,6 +64,7 @@ class ProtocolEvaluator(Evaluator):
         protocols: str | Sequence[str] = DEFAULT,
         measures: str | Sequence[str] = (),
         levels: bool = False,
+        crop: str = "",
         networks: Collection[str] = (),
         seed: int = 0,
         cache: ReferenceCache | None = None,
@@ -71,7 +73,7 @@ class ProtocolEvaluator(Evaluator):
         asked = check_measures(of_text(measures), networks)
         self._measures = {
             protocol: asked or measurable(protocol.measures, networks)
-            for protocol in protocols_of(protocols)
+            for protocol in protocols_of(protocols, crop)
         }
         self._key = jax.random.key(seed)
         self._cache = cache or ReferenceCache()
@@ -139,8 +141,10 @@ class ProtocolEvaluator(Evaluator):
             self._add_references(crop, images, mask, wanted, frozen)
             code = self._encode(weights, images)
             key = jax.random.fold_in(self._key, number)
+            height, width = images.shape[1:3]
             for way, kept in self._ways.items():
-                made = self._decode(weights, code, kept, key)
+                # Larger than the images where these were padded; see `whole_images`.
+                made = self._decode(weights, code, kept, key)[:, :height, :width]
                 own = [state for (of, _), state in chosen.items() if of == way]
                 self._add(own, images, made, mask, frozen)
 

@@ -41,6 +41,11 @@ class ProtocolState:
         """Whether it takes samples, and a reference."""
         return bool(self._sets)
 
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether it takes pairs."""
+        return bool(self._pairs)
+
     def add_pairs(self, lpips_params: Any, images, made, mask: np.ndarray) -> None:
         """Images [B, H, W, 3] in [-1, 1] and what was made of them; `mask` [B] is on the host."""
         self._num_pairs += int(mask.sum())

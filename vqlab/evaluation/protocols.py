@@ -65,6 +65,10 @@ class Protocol:
     score_chunk: int = 0
     measures: tuple[str, ...] = ("fid", "kid", "psnr", "ssim", "lpips")
 
+    def of(self, crop: str) -> Protocol:
+        """The same of other crops, on both sides, such as "whole" images."""
+        return dataclasses.replace(self, crop=crop, reference_crop=crop)
+
     @property
     def reference(self) -> tuple[str, str]:
         """(crop, preparation) of the images that samples are compared with."""
@@ -75,7 +79,10 @@ class Protocol:
         return f"{self.name}: {self._texts(metric)}"
 
     def _texts(self, metric: str) -> str:
-        inception = f"{PREPARATIONS[self.preparation].text}; {ROUNDING_TEXTS[self.rounding]}"
+        inception = f"{PREPARATIONS[self.preparation].text}; {ROUNDING_TEXTS[self.rounding]}; "
+        inception += CROP_TEXTS[self.crop]
+        if self.reference_crop != self.crop:
+            inception += f"; reference: {CROP_TEXTS[self.reference_crop]}"
         clipped = "clipped" if self.clips else "not clipped"
         low, high = self.lpips_range
         score = "of ten parts in torch-fidelity's order"
@@ -84,7 +91,8 @@ class Protocol:
         return {
             "fid": f"Frechet distance of Inception's pooled features; {inception}",
             "sfid": f"Frechet distance of Inception's map mixed_6/conv; {inception}",
-            "kid": f"MMD^2, cubic kernel, unbiased, all pairs; {inception}",
+            "kid": "MMD^2, cubic kernel, over all images, without bias (no image with its own "
+            f"number, where both sides have as many); {inception}",
             "kid_subsets": "mean MMD^2 of torch-fidelity's 100 subsets of 1000; " + inception,
             "kid_subsets_std": "their deviation",
             "is": f"Inception Score {score}, mean; {inception}",
@@ -142,8 +150,8 @@ PROTOCOLS = {
 DEFAULT = "clean"
 
 
-def protocols_of(names: str | Sequence[str]) -> tuple[Protocol, ...]:
-    """Those of the names, a text with commas between or a sequence.
+def protocols_of(names: str | Sequence[str], crop: str = "") -> tuple[Protocol, ...]:
+    """Those of the names, a text with commas between or a sequence; of a crop in place of theirs.
 
     Raises:
       ValueError: an unknown one, with the known ones, or none.
@@ -153,4 +161,4 @@ def protocols_of(names: str | Sequence[str]) -> tuple[Protocol, ...]:
     chosen = [choose("protocol", name, PROTOCOLS) for name in dict.fromkeys(filter(None, names))]
     if not chosen:
         raise ValueError(f"no protocol; choose from {', '.join(PROTOCOLS)}")
-    return tuple(chosen)
+    return tuple(protocol.of(crop) if crop else protocol for protocol in chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -103,8 +104,9 @@ def write_report(
         + "\n".join([_summary(summary or {}), *shown, _config(config)])
         + "\n</body></html>\n"
     )
-    path = workdir / REPORT_FILE
-    path.write_text(page, encoding="utf-8")
+    path, part = workdir / REPORT_FILE, workdir / f"{REPORT_FILE}.part"
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, path)
     return path
 
 

@@ -42,7 +42,10 @@ def _frechet(metric: str, feature: str) -> Callable:
 
 def _kid(samples: Summary, reference: Summary, protocol: Protocol) -> dict[str, float]:
     x, y = samples.rows[POOLED], reference.rows[POOLED]
-    values = {"kid": kernel_distance(x, y)}
+    # Reconstructions and their originals depend on each other in pairs: where there are as many on
+    # both sides, leaving out i = j keeps the estimate free of bias, and a set is at 0 from itself.
+    estimate = "u-statistic" if len(x) == len(y) else "unbiased"
+    values = {"kid": kernel_distance(x, y, estimate=estimate)}
     if min(len(x), len(y)) >= SUBSET:
         drawn = subset_rows(len(x), len(y), subsets=NUM_SUBSETS, size=SUBSET)
         found = subset_distances(x, y, *drawn)

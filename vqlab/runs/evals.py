@@ -35,6 +35,23 @@ def used_networks(config: ml_collections.ConfigDict) -> set[str]:
     return {name for kind in kinds for name in kind.uses}
 
 
+def protocol_node(
+    config: ml_collections.ConfigDict, protocols: str, **settings: Any
+) -> ml_collections.ConfigDict:
+    """The config with one evaluator in the place of its own, `protocols`.
+
+    Settings of 0 or "" are those of the first evaluator of the config.
+    """
+    first = next(iter(config.evals.values()), {})
+    node = {"name": "protocols", "tile_size": 0, "limit": 0, "image_size": config.image_size}
+    node |= {"batch_size": config.batch_size}
+    node |= {key: first[key] for key in _DATA[1:] if key in first}
+    node |= {key: value for key, value in settings.items() if value}
+    config = config.copy_and_resolve_references().unlock()
+    config.evals = {"protocols": {**node, "protocols": protocols}}
+    return config.lock()
+
+
 def build_evaluators(
     config: ml_collections.ConfigDict,
     codec: Codec,
