@@ -81,9 +81,9 @@ def model(
 
 
 def training(variant: str, argument: str) -> ml_collections.ConfigDict:
-    """The whole config of a variant; `argument` holds groups, finetune, analyses and debug."""
+    """The whole config of a variant; `argument` holds groups, finetune, analyses, fid and debug."""
     options = _common.parse_argument(
-        argument, groups=4, finetune=False, analyses=False, debug=False
+        argument, groups=4, finetune=False, analyses=False, fid=False, debug=False
     )
     config = _common.training()
     config.num_steps = 540_000
@@ -111,6 +111,8 @@ def training(variant: str, argument: str) -> ml_collections.ConfigDict:
     if options["analyses"]:
         config.evals.update(_common.analyses(image_size=256, batch_size=64))
         config.evals.explained_variance.repeats = 1  # there is no noise
+    if options["fid"]:
+        _common.add_fid(config, image_size=256, batch_size=64)
     if options["debug"]:
         _shrink(config)
     return config.lock()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 SEED = 2020  # of torch-fidelity's order
+SPLITS = 10
 
 
-def split_scores(logits: np.ndarray, splits: int = 10, seed: int | None = SEED) -> np.ndarray:
+def split_scores(logits: np.ndarray, splits: int = SPLITS, seed: int | None = SEED) -> np.ndarray:
     """[splits]: the score of each part of logits [N, classes], as torch-fidelity takes it.
 
     The logits are those without bias. Rows are put in the order of `seed` first, None for as they

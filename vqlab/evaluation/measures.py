@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Collection, Sequence
 
@@ -51,9 +52,15 @@ def measurable(measures: Sequence[str], networks: Collection[str]) -> tuple[str,
     """Those of the measures whose networks are given; a line on the others."""
     for network in NETWORKS:
         without = [name for name in measures if _NETWORK_OF.get(name) == network]
-        if without and network not in networks and jax.process_index() == 0:
-            log.warning("not measured: %s, which needs %s", ", ".join(without), _FLAGS[network])
+        if without and network not in networks:
+            _warn_once(f"not measured: {', '.join(without)}, without {_FLAGS[network]}")
     return tuple(name for name in measures if _NETWORK_OF.get(name) in (None, *networks))
+
+
+@functools.cache  # several protocols lack the same
+def _warn_once(line: str) -> None:
+    if jax.process_index() == 0:
+        log.warning("%s", line)
 
 
 def needs_sets(measures: Collection[str]) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from vqlab.evaluation.frechet import frechet_distance
-from vqlab.evaluation.inception_score import chunk_scores, split_scores
+from vqlab.evaluation.inception_score import SPLITS, chunk_scores, split_scores
 from vqlab.evaluation.kernel_distance import kernel_distance, subset_distances, subset_rows
-from vqlab.evaluation.precision_recall import precision_recall
+from vqlab.evaluation.precision_recall import NEIGHBOURS, precision_recall
 from vqlab.evaluation.protocols import Protocol
 from vqlab.evaluation.summary import Collector, Summary
+
+log = logging.getLogger("vqlab")
 
 POOLED, SPATIAL, LOGITS = "2048", "spatial", "logits_unbiased"
 NUM_SUBSETS, SUBSET = 100, 1000  # torch-fidelity's
@@ -23,13 +26,14 @@ class SetMeasure(NamedTuple):
     """A measure.
 
     compute: (samples, reference, protocol) -> {metric: value}. moments, rows: features that it
-    takes, of both sides. of_samples: rows that it takes of the samples alone.
+    takes, of both sides. of_samples: rows that it takes of the samples alone. least: images.
     """
 
     compute: Callable[[Summary, Summary, Protocol], dict[str, float]]
     moments: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     of_samples: tuple[str, ...] = ()
+    least: int = 2
 
 
 def _frechet(metric: str, feature: str) -> Callable:
@@ -69,8 +73,8 @@ SET_MEASURES = {
     "fid": SetMeasure(_frechet("fid", POOLED), moments=(POOLED,)),
     "sfid": SetMeasure(_frechet("sfid", SPATIAL), moments=(SPATIAL,)),
     "kid": SetMeasure(_kid, rows=(POOLED,)),
-    "is": SetMeasure(_score, of_samples=(LOGITS,)),
-    "pr": SetMeasure(_precision_recall, rows=(POOLED,)),
+    "is": SetMeasure(_score, of_samples=(LOGITS,), least=SPLITS),
+    "pr": SetMeasure(_precision_recall, rows=(POOLED,), least=NEIGHBOURS + 1),
 }
 
 
@@ -105,8 +109,10 @@ def compare(
 ) -> dict[str, float]:
     """{metric: value} of those of the measures that are of sets; of few images KID beside FID.
 
+    One that there are too few images for is left out, with a line.
+
     Raises:
-      ValueError: the reference lacks what a measure takes, or there are too few images for it.
+      ValueError: the reference lacks what a measure takes.
     """
     measures = [name for name in dict.fromkeys(measures) if name in SET_MEASURES]
     if lacks := lacking(reference, measures):
@@ -116,8 +122,11 @@ def compare(
         )
     if "fid" in measures and bias_note(samples, reference) and not _lacks_rows(samples, reference):
         measures = dict.fromkeys([*measures, "kid"])
-    values = {}
+    values, least = {}, min(samples.count, reference.count or samples.count)
     for name in measures:
+        if least < SET_MEASURES[name].least:
+            log.warning("%s is left out: %d images are too few for it", name, least)
+            continue
         values |= SET_MEASURES[name].compute(samples, reference, protocol)
     return values
 
