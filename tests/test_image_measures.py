@@ -86,6 +86,39 @@ def test_statistics_of_another_kind_are_refused(tmp_path, mesh, cheap_features):
     assert values["images/clean/fid"] > 0  # others' files do not say of what they are
 
 
+def test_devices_share_the_pairs(tmp_path, mesh):
+    a, b = (write(tmp_path / n, x=(16, 12), y=(20, 12), z=(16, 12)) for n in "ab")
+    Image.open(a / "y.png").transpose(Image.Transpose.ROTATE_180).save(a / "y.png")
+    names, all_devices = ("psnr", "ssim"), sharding.make_mesh(-1, 1)
+    chosen = dict.fromkeys(protocols_of("clean,semanticist", "whole"), names)
+    arguments = str(a), str(b), chosen, {}
+    one, _ = measure_sets(*arguments, Reader(mesh, 2))
+    eight, _ = measure_sets(*arguments, Reader(all_devices, 8))
+    assert one.keys() == eight.keys() and one["images/clean/num_images"] == 3
+    np.testing.assert_allclose(list(one.values()), list(eight.values()), rtol=1e-5)
+    with pytest.raises(ValueError, match="batch_size=4 does not divide over 8 devices"):
+        Reader(all_devices, 4)
+
+
+def test_of_a_reference_with_images_and_statistics_both_are_used(tmp_path, mesh, cheap_features):
+    """As of ADM's: FID by its statistics, precision by its images; `clean` by its images alone."""
+    a = write(tmp_path / "a", **dict.fromkeys("abcdef", (8, 8)))
+    pixels = np.random.default_rng(5).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", pixels)
+    far = {"mu": np.full(6, 9.0), "sigma": np.eye(6)}
+    np.savez(tmp_path / "both.npz", pixels, **far)
+    np.savez(tmp_path / "statistics.npz", **far)
+    chosen = ("fid", "pr"), cheap_features, mesh, "clean,adm"
+    both, _ = measured(a, tmp_path / "both.npz", *chosen)
+    images, _ = measured(a, tmp_path / "images.npz", *chosen)
+    by_statistics, _ = measured(a, tmp_path / "statistics.npz", ("fid",), *chosen[1:])
+    assert (
+        both["images/adm/fid"] == by_statistics["images/adm/fid"] > 100 > images["images/adm/fid"]
+    )
+    for name in ("images/clean/fid", "images/clean/precision", "images/adm/precision"):
+        assert both[name] == images[name]
+
+
 def test_pairs_need_no_network(tmp_path, mesh):
     a = write(tmp_path / "a", x=(16, 12), y=(20, 12))
     values, _ = measured(a, a, ("psnr", "ssim"), {}, mesh)
@@ -174,11 +207,13 @@ def test_a_command_that_lacks_something_is_one_line(tmp_path, capsys):
         "": "nothing to evaluate: give --workdir of a run, or --images with --reference",
         "images": "fid needs the weights of Inception",
         "protocol": "unknown protocol 'best'; choose from mgvq",
+        "crop": "--image_size with protocols of several crops",
     }.items():
         settings = {
             "": {},
             "images": {"images": str(tmp_path), "reference": str(tmp_path)},
             "protocol": {"images": "a", "reference": "b", "protocol": "best"},
+            "crop": {"images": "a", "reference": "b", "protocol": "adm,mgvq", "image_size": 8},
         }[given]
         with flagsaver.flagsaver(**settings), pytest.raises(SystemExit) as end:
             evaluate.main()

@@ -28,7 +28,8 @@ from vqlab.evaluation.protocols import DEFAULT, protocols_of
 from vqlab.evaluation.report import REPORT_FILE, format_table
 from vqlab.export.frozen import read_networks
 from vqlab.host import cli, cluster
-from vqlab.inference import load
+from vqlab.inference import Loaded, load
+from vqlab.models.codec import Codec
 from vqlab.runs import image_sets, parts, results, whole_images
 from vqlab.runs.comparison import format_curves, read_comparison
 from vqlab.runs.evals import build_evaluators, protocol_node, used_networks
@@ -61,6 +62,10 @@ _PROTOCOL = flags.DEFINE_string(
 _MEASURES = flags.DEFINE_string(
     "measures", "", "fid, sfid, kid, is, pr, psnr, ssim, lpips; default: the protocol's."
 )
+_NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Of a decoder that samples; default: the run's or the export's."
+)
+_GUIDANCE = flags.DEFINE_float("guidance_scale", None, "Likewise.")
 _LEVELS = flags.DEFINE_bool("levels", False, "By protocol, also each number of units kept.")
 _IMAGES = flags.DEFINE_string("images", None, "A folder of images, or ADM's samples (.npz).")
 _REFERENCE = flags.DEFINE_string(
@@ -99,10 +104,10 @@ def evaluate_images() -> None:
                 "--write_statistics"
             )
         networks = _networks(dict.fromkeys(NETWORKS, ""), NETWORKS)
-        crop = protocols_of(_PROTOCOL.value or DEFAULT)[0].crop if _IMAGE_SIZE.value else "whole"
-        protocols = protocols_of(_PROTOCOL.value or DEFAULT, crop)
+        crop = _crop()
+        protocols = protocols_of(_PROTOCOL.value or DEFAULT, crop or "whole")
         asked = check_measures(of_text(_MEASURES.value) or ("fid", "kid"), networks)
-        reader = _reader(sharding.make_mesh(-1, 1), crop if _IMAGE_SIZE.value else "")
+        reader = _reader(sharding.make_mesh(-1, 1), crop)
         with jax.set_mesh(reader.mesh):
             networks = jax.device_put(networks, sharding.replicated(reader.mesh))
             if _STATISTICS.value:
@@ -150,7 +155,8 @@ def evaluate_tokenizer() -> None:
         used = NETWORKS if _IMAGES.value else used_networks(config)
         frozen = _networks(parts.frozen_files(config), used)
         mesh = sharding.make_mesh(-1, 1)
-        evaluators = _evaluators(config, workdir, tokenizer, mesh, frozen)
+        codec = _codec(tokenizer)
+        evaluators = _evaluators(config, workdir, codec, tokenizer.weights, mesh, frozen)
     weights, frozen = jax.device_put((tokenizer.weights, frozen), sharding.replicated(mesh))
     try:
         with jax.set_mesh(mesh):
@@ -164,7 +170,7 @@ def evaluate_tokenizer() -> None:
         page = results.write_results(
             workdir,
             config,
-            tokenizer.codec.card(),
+            codec.card(),
             evaluators,
             values,
             step=_STEP.value,
@@ -177,14 +183,24 @@ def evaluate_tokenizer() -> None:
     print(f"report  {page}")
 
 
-def _evaluators(config, workdir: pathlib.Path, tokenizer, mesh, frozen) -> dict:
+def _codec(tokenizer: Loaded) -> Codec:
+    """The tokenizer's, sampling as the flags say."""
+    given = {"num_steps": _NUM_STEPS.value, "guidance_scale": _GUIDANCE.value}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return tokenizer.codec
+    if tokenizer.codec.sampling is None:
+        raise ValueError(f"this tokenizer draws nothing: it takes no {', '.join(given)}")
+    return tokenizer.module.codec(tokenizer.codec.sampling.changed(**given))
+
+
+def _evaluators(config, workdir: pathlib.Path, codec: Codec, weights, mesh, frozen) -> dict:
     """Those of the config, or with --images one for whole images."""
     if _IMAGES.value:
         protocols = _PROTOCOL.value or DEFAULT
-        crop = protocols_of(protocols)[0].crop if _IMAGE_SIZE.value else ""
-        reader = _reader(mesh, crop)
+        reader = _reader(mesh, _crop())
         evaluator, largest = whole_images.whole_evaluator(
-            tokenizer.codec,
+            codec,
             _IMAGES.value,
             frozen,
             reader,
@@ -193,12 +209,12 @@ def _evaluators(config, workdir: pathlib.Path, tokenizer, mesh, frozen) -> dict:
             levels=_LEVELS.value,
         )
         with jax.set_mesh(mesh):
-            whole_images.log_memory(tokenizer.codec, tokenizer.weights, largest, reader)
+            whole_images.log_memory(codec, weights, largest, reader)
         return {"images": evaluator}
     read_source = functools.partial(parts.build_source, config.data)
     evaluators = build_evaluators(
         config,
-        tokenizer.codec,
+        codec,
         mesh,
         frozen,
         read_source,
@@ -215,6 +231,16 @@ def _networks(files: Mapping[str, str], used: Iterable[str]) -> dict:
     given = {"inception": _INCEPTION.value, "lpips": _LPIPS.value}
     files = {**files, **{name: file for name, file in given.items() if file is not None}}
     return read_networks(files, {}, needed=(), used=used)
+
+
+def _crop() -> str:
+    """How --images are cropped to --image_size; "" for whole images."""
+    if not _IMAGE_SIZE.value:
+        return ""
+    crops = {p.name: p.crop for p in protocols_of(_PROTOCOL.value or DEFAULT)}
+    if len(set(crops.values())) > 1:
+        raise ValueError(f"--image_size with protocols of several crops: {crops}; give one of them")
+    return next(iter(crops.values()))
 
 
 def _reader(mesh, crop: str) -> image_sets.Reader:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vqlab.data import CROPS, CorruptDataError, SizeBatches
-from vqlab.data.image_sets import has_samples, open_images, pairs_by_name
+from vqlab.data.image_sets import SAMPLES, holds, open_images, pairs_by_name
 
 
 def write(folder, **sizes):
@@ -108,11 +108,11 @@ def test_sample_batches_are_read_one_by_one(tmp_path, save):
     assert len(images) == 5 and set(images.sizes) == {(4, 6)}
     for number in (3, 0, 4):
         np.testing.assert_array_equal(images.read(number), pixels[number])
-    assert has_samples(tmp_path / "samples.npz")
+    assert holds(tmp_path / "samples.npz", SAMPLES)
     np.savez(tmp_path / "floats.npz", pixels / 255)
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(3))
     with pytest.raises(ValueError, match="arr_0 is float64 .*, not uint8"):
         open_images(tmp_path / "floats.npz")
     with pytest.raises(ValueError, match="holds no images arr_0"):
         open_images(tmp_path / "statistics.npz")
-    assert not has_samples(tmp_path / "statistics.npz")
+    assert not holds(tmp_path / "statistics.npz", SAMPLES) and not holds(tmp_path, SAMPLES)

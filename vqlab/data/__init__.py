@@ -10,7 +10,7 @@ resuming, and feeding any number of hosts, needs.
 from vqlab.data.contents import listing_facts
 from vqlab.data.corrupt import CorruptDataError
 from vqlab.data.decode import Decoding, decoding_of
-from vqlab.data.image_sets import ImageSet, has_samples, open_images, pairs_by_name
+from vqlab.data.image_sets import SAMPLES, ImageSet, holds, open_images, pairs_by_name
 from vqlab.data.manifest import IMAGES, Field, Manifest, check_records, read_manifest
 from vqlab.data.packing import bits_for
 from vqlab.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
@@ -39,6 +39,7 @@ __all__ = [
     "RecordFileError",
     "RecordSource",
     "RecordWriter",
+    "SAMPLES",
     "SOURCES",
     "SizeBatches",
     "Source",
@@ -52,7 +53,7 @@ __all__ = [
     "check_records",
     "decoding_of",
     "eval_batches",
-    "has_samples",
+    "holds",
     "listing_facts",
     "open_images",
     "pairs_by_name",

@@ -163,11 +163,11 @@ def open_images(path: str | Path, crop: Crop | None = None) -> ImageSet:
     return (ArraySet if str(path).endswith(".npz") else FolderSet)(path, crop)
 
 
-def has_samples(path: str | Path) -> bool:
-    """Whether a .npz file holds images."""
+def holds(path: str | Path, name: str) -> bool:
+    """Whether a path is that of a .npz file with an array of this name, such as `SAMPLES`."""
     try:
         with zipfile.ZipFile(Path(path).expanduser()) as archive:
-            return f"{SAMPLES}.npy" in archive.namelist()
+            return f"{name}.npy" in archive.namelist()
     except (OSError, zipfile.BadZipFile):
         return False
 

@@ -63,7 +63,11 @@ class ProtocolState:
         Raises:
           ValueError: too few images, or too little is known of the reference.
         """
-        values, note = self._means.compute(self.protocol), ""
+        values, note = {}, ""
+        if self._pairs:
+            if not self._num_pairs:
+                raise ValueError("none of the images can be read")
+            values = self._means.compute(self.protocol)
         count = self._num_pairs
         if self._sets:
             samples = self._samples.summary()

@@ -108,16 +108,14 @@ class ReferenceCache:
     Args:
       folder: where files are kept; None for this process alone.
       facts: of the images and the network, by which a file is known again.
-      writes: whether this process writes files.
     """
 
     def __init__(
         self,
         folder: Path | None = None,
         facts: Mapping[str, Any] | None = None,
-        writes: bool = True,
     ):
-        self._folder, self._facts, self._writes = folder, dict(facts or {}), writes
+        self._folder, self._facts = folder, dict(facts or {})
         self._known: dict[tuple, Summary] = {}
 
     def get(self, **key: Any) -> Summary | None:
@@ -135,7 +133,7 @@ class ReferenceCache:
     def put(self, summary: Summary, **key: Any) -> None:
         """Keeps a summary."""
         self._known[tuple(sorted(key.items()))] = summary
-        if self._folder is not None and self._writes:
+        if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             save_statistics(self._file(key), summary, self._facts | key)
 

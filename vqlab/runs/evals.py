@@ -180,9 +180,12 @@ def _cache(
     read_source: Callable[[str], data.Source],
     workdir: pathlib.Path | None,
 ) -> ReferenceCache:
-    """Where an evaluator keeps statistics of its originals; they are known again by these facts."""
+    """Where an evaluator keeps statistics of its originals; they are known again by these facts.
+
+    Several processes keep them in memory alone: a folder that not all see would part their ways.
+    """
     node = config.evals[name]
-    if workdir is None or "inception" not in networks:
+    if workdir is None or "inception" not in networks or jax.process_count() > 1:
         return ReferenceCache()
     source = read_source(config.data.validation_split)
     facts = {
@@ -193,4 +196,4 @@ def _cache(
         "decoding": data.decoding_of(source).changes(),
         "network": network_fingerprint("inception", {}, networks["inception"])[0],
     } | data.listing_facts(source, len(source))
-    return ReferenceCache(workdir / REFERENCES / name, facts, writes=jax.process_index() == 0)
+    return ReferenceCache(workdir / REFERENCES / name, facts)

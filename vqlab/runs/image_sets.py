@@ -18,6 +18,7 @@ from vqlab.evaluation.measures import check_measures, needs_sets
 from vqlab.evaluation.protocol_state import ProtocolState
 from vqlab.evaluation.protocols import Protocol
 from vqlab.evaluation.set_evaluation import add_pairs, add_sets, summarise
+from vqlab.evaluation.set_measures import lacking
 from vqlab.evaluation.statistics_file import load_statistics, save_statistics
 from vqlab.evaluation.summary import Summary
 from vqlab.export.frozen import network_fingerprint
@@ -73,17 +74,9 @@ class Reader:
         return data.SizeBatches(sets, rows, self.batch_size, parts, num_parts)
 
     def read(self, words: str, batches: data.SizeBatches) -> Iterator[dict]:
-        """The batches on the devices, in uint8.
-
-        Raises:
-          ValueError: none of the images could be read.
-        """
-        is_any_shown = False
+        """The batches on the devices, in uint8."""
         for batch in self.show(words, batches, len(batches.rows)):
-            is_any_shown = is_any_shown or bool(batch["mask"].any())
             yield sharding.global_batch(batch, self.mesh)
-        if not is_any_shown:
-            raise ValueError(f"none of the images of {words} can be read")
 
 
 def measure_sets(
@@ -135,7 +128,7 @@ def measure_sets(
 
 def is_statistics(path: str) -> bool:
     """Whether a reference is a file without images."""
-    return path.endswith(".npz") and not data.has_samples(path)
+    return path.endswith(".npz") and not data.holds(path, data.SAMPLES)
 
 
 def _references(
@@ -145,13 +138,29 @@ def _references(
     networks: Mapping[str, Any],
     reader: Reader,
 ) -> dict[Protocol, Summary]:
+    """What is known of a reference, by statistics as far as it has them, else by its images.
+
+    ADM's references hold both. Their statistics are of features as torch-fidelity's: a protocol
+    that prepares images in another way takes the images.
+    """
     asked = {protocol: names for protocol, names in measures.items() if needs_sets(names)}
+    known = {
+        protocol: load_statistics(reference, statistics_facts(protocol, networks, reader))
+        for protocol in asked
+        if others is None or (data.holds(reference, "mu") and protocol.preparation == "tf1")
+    }
     if others is None:
-        facts = {p: statistics_facts(p, networks, reader) for p in asked}
-        return {protocol: load_statistics(reference, facts[protocol]) for protocol in asked}
+        return known
+    unknown = {p: names for p, names in asked.items() if p not in known or lacking(known[p], names)}
+    if not unknown:
+        return known
     batches = reader.read("reference", reader.batches(others))
-    found = summarise(batches, networks["inception"], asked)
-    return {protocol: found[protocol.preparation] for protocol in asked}
+    found = summarise(batches, networks["inception"], unknown)
+    for protocol in unknown:
+        count, gaussians, rows = found[protocol.preparation]
+        stored = known[protocol].gaussians if protocol in known else {}
+        known[protocol] = Summary(count, {**gaussians, **stored}, rows)
+    return known
 
 
 def statistics_facts(
