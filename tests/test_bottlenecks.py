@@ -265,3 +265,34 @@ def test_a_batch_split_over_eight_devices_gives_what_one_device_gives(name, axis
         eight = jax.jit(train)(variables, split)
     for ours, theirs in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_a_user_s_transforms_give_the_plain_call_s_numbers(name):
+    module = models.build(BOTTLENECKS[name][0])
+    latents = jax.random.normal(jax.random.key(0), (8, 5, module.input_channels))
+    variables = filled(functools.partial(module.init, train=False), latents)
+
+    @jax.jit
+    def plain(variables, x):
+        quantized = module.apply(variables, x, train=False)
+        return quantized.latents, quantized.indices
+
+    def vmapped(variables, x):
+        return jax.vmap(lambda one: jax.tree.map(lambda y: y[0], plain(variables, one[None])))(x)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split = PartitionSpec("data")
+    specs = {"in_specs": (PartitionSpec(), split), "out_specs": split}
+    mapped = jax.jit(jax.shard_map(plain, mesh=mesh, **specs))
+    batch = jax.export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((*batch, *latents.shape[1:]), "float32")
+    exported = jax.export.export(plain)(
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables), shape
+    )
+    expected = plain(variables, latents)
+    for call in (vmapped, mapped, exported.call):
+        found = call(variables, latents)
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
