@@ -88,7 +88,8 @@ def mean_code_probabilities(logits: Float[Array, "N *dims L"]) -> Float[Array, "
     """The mean of `code_probabilities` over the N tokens, without an [N, K] array."""
     half = logits.shape[-1] // 2
     high, low = code_probabilities(logits[..., :half]), code_probabilities(logits[..., half:])
-    joint = jnp.einsum("n...h,n...l->...hl", high, low, precision="highest") / len(logits)
+    joint = jnp.einsum("n...h,n...l->...hl", high, low, precision="highest")
+    joint = joint / logits.shape[0]
     return joint.reshape(*joint.shape[:-2], -1)
 
 
