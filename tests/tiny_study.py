@@ -2,6 +2,7 @@
 
 import json
 
+import ml_collections
 import numpy as np
 
 from configs import _common
@@ -17,7 +18,6 @@ LEVELS = {"mgvq": (1, 2)}
 
 def config(**changes):
     """Three arms of two seeds on 16-pixel crops of the photographs; `changes` by flat names."""
-    import ml_collections
 
     base = tiny.config().unlock()
     base.model.encoder.update(SMALL)
@@ -114,3 +114,8 @@ def arms_of(study):
 def jobs_of(study):
     """All runs, in their order."""
     return choose_jobs(arms_of(study))
+
+
+def get_config(argument=""):
+    """For `--study=tests/tiny_study.py`, with as many steps as the argument says."""
+    return config(**{"base.num_steps": int(argument or 2)})
