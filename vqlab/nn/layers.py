@@ -9,6 +9,8 @@ from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from vqlab.ops.convolution import conv3x3
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "silu": jax.nn.silu}
 
 # PyTorch's default for convolutions, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is Kaiming uniform
@@ -42,7 +44,8 @@ def conv(
 ) -> nn.Conv:
     """A stride-1 convolution padded with kernel_size // 2 zeros on every side; float32 parameters.
 
-    With dtype float32 its products are float32 on every device.
+    With dtype float32 its products are float32 on every device. One of 3x3 has the gradients of
+    `vqlab.ops.convolution`.
 
     Maps [B,H,W,C] to [B,H,W,features] for odd kernels.
     """
@@ -54,8 +57,17 @@ def conv(
         dtype=dtype,
         precision=precision_of(dtype),
         kernel_init=conv_init,
+        conv_general_dilated_cls=_Conv3x3 if kernel_size == 3 else None,
         name=name,
     )
+
+
+class _Conv3x3:
+    """What `conv` hands to flax in place of jax.lax.conv_general_dilated."""
+
+    def __call__(self, x, kernel, strides, padding, *, precision, **dimensions):
+        del strides, padding, dimensions  # as `conv` sets them
+        return conv3x3(x, kernel, precision)
 
 
 class GroupedPointwise(nn.Module):
