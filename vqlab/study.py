@@ -121,4 +121,4 @@ def _end(outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.start(main)

@@ -13,6 +13,7 @@ from vqlab.evaluation.explained_variance import ExplainedVariance
 from vqlab.evaluation.needs import Unmeasurable
 from vqlab.evaluation.pca import PCABaseline
 from vqlab.evaluation.probe import LinearProbe
+from vqlab.evaluation.protocol_evaluator import ProtocolEvaluator
 from vqlab.evaluation.rate_distortion import RateDistortion
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
 from vqlab.evaluation.spectrum import PowerSpectrum
@@ -28,6 +29,7 @@ class EvaluationError(RuntimeError):
 EVALUATORS = {
     "reconstruction": ReconstructionEvaluator,
     "rate_distortion": RateDistortion,
+    "protocols": ProtocolEvaluator,
     "explained_variance": ExplainedVariance,
     "spectrum": PowerSpectrum,
     "probe": LinearProbe,
@@ -48,7 +50,7 @@ def run_evaluators(
     results = {}
     for name, evaluator in evaluators.items():
         try:
-            measured = evaluator.run(weights, frozen)
+            measured = evaluator.measure(weights, frozen)
         except Unmeasurable as error:
             evaluator.protocol = {}
             log_left_out(name, error)
