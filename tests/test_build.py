@@ -18,9 +18,12 @@ from configs import (
     semanticist_l,
     semanticist_xl,
 )
+from configs.studies import beat_vae
 from tests import tiny
 from vqlab import data, models
 from vqlab.runs import build, parts, train_state
+from vqlab.runs.studies import KINDS
+from vqlab.runs.studies.arms import choose_jobs, read_arms
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -184,6 +187,18 @@ def test_config_arguments_are_checked(config):
     assert config.get_config("debug").num_steps <= 8
     with pytest.raises(ValueError, match="unknown config argument 'groupz'; known: "):
         config.get_config("groupz=4")
+
+
+@pytest.mark.parametrize("argument", ["", "quick", "debug", "backbone=f16", "debug,backbone=f8"])
+def test_the_arms_of_the_study_can_run(argument):
+    """Their networks, objectives and evaluators are built and compared; nothing compiles."""
+    study = beat_vae.get_config(argument)
+    kind = KINDS[study.kind]
+    arms = read_arms(study, kind.equal)
+    kind(study, arms)
+    is_short = "quick" in argument or "debug" in argument
+    assert len(arms) == (8 if is_short else 25)
+    assert len(choose_jobs(arms)) == (8 if is_short else 50)
 
 
 def test_arguments_are_parsed_by_the_type_of_their_default():

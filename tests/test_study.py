@@ -53,6 +53,10 @@ REFUSED = [
     ({"seeds": ()}, "arm 'vae_low' has no seeds"),
     ({"order": ("vae_low", "vae_high")}, "the study's arms and its order differ: mgvq"),
     ({"order": ("vae_low", "vae_low", "mgvq")}, "arm in the study's order twice: vae_low"),
+    (
+        {"order": ("vae_low", "vae_high", "mgvq", "a-b"), "arms.a-b": {}},
+        "arm 'a-b': letters, digits and '_' make an arm's name",
+    ),
     ({"anchor": "PCA"}, "unknown anchor 'PCA'; choose from VAE, MGVQ"),
     ({"kind": "nonsense"}, "unknown kind of study 'nonsense'; choose from rate_distortion"),
     (

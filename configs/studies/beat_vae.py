@@ -38,8 +38,8 @@ KL_WEIGHTS = (2e-1, 5e-2, 1e-2, 3e-3)  # see `_vae`
 STEPS = (2.0, 1.4, 1.0, 0.7, 0.5, 0.25)  # of rounding, in units of the latents' spread
 QUICK = (
     "autoencoder",
-    "vae_5e-2",
-    "vae_1e-2",
+    "vae_050",
+    "vae_010",
     "vq",
     "vq_not_reseeded",
     "fsq_2",
@@ -90,7 +90,8 @@ def _arms(study: ml_collections.ConfigDict, size: Sizes) -> dict:
         "autoencoder_8": _arm("Autoencoder, 8 channels", "Autoencoder", make.none(VAE_CHANNELS)),
     }
     for weight in KL_WEIGHTS:
-        arms[f"vae_{weight:.0e}".replace("e-0", "e-")] = _vae(weight, study.base.image_size)
+        name = f"vae_{1000 * weight:03.0f}"  # thousandths
+        arms[name] = _vae(weight, study.base.image_size)
 
     # One codebook's rate.
     arms["vq"] = _arm(f"VQ {whole}", "VQ", make.vector_quantizer(CHANNELS, whole))

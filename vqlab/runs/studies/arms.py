@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -31,7 +30,6 @@ from vqlab.runs.resuming import changes
 
 Config = ml_collections.ConfigDict
 
-_FOLDER = re.compile(r"\w[\w.-]*")
 
 
 class Arm(NamedTuple):
@@ -140,8 +138,8 @@ def with_data(base: Config, text: str) -> None:
 
 def _read_arm(study: Config, name: str) -> Arm:
     node = study.arms[name]
-    if not _FOLDER.fullmatch(name):
-        raise ValueError(f"arm {name!r}: letters, digits, '_', '.' and '-' make an arm's name")
+    if not name.isidentifier():  # it is a folder, and a part of flags
+        raise ValueError(f"arm {name!r}: letters, digits and '_' make an arm's name")
     seeds = tuple(node.get("seeds", ())) or tuple(study.seeds)
     if not seeds:
         raise ValueError(f"arm {name!r} has no seeds")
