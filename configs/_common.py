@@ -37,7 +37,7 @@ def training() -> ml_collections.ConfigDict:
     """Seed, mesh, checkpoints and logging."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.init_from = ""  # a workdir or an export whose weights to start from; "" for none
+    config.init_from = ""  # a workdir, export or user/name to start from; "" for none
     config.accumulate = 1  # micro-batches that a batch is cut into
     config.ema_decay = 0.0  # of the averaged weights; 0 for none
 

@@ -181,7 +181,7 @@ class Brightness(Evaluator):
             )
         )
 
-    def run(self, weights, frozen):
+    def measure(self, weights, frozen):
         means = [
             np.asarray(self._decode(weights, batch["images"]))[np.asarray(batch["mask"])].mean()
             for batch in self._make_batches("validation")

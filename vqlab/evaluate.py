@@ -2,8 +2,8 @@
 
 Prints each number with the protocol it was taken by, and saves evaluation.json, report.html and
 a picture in the workdir. The workdir is that of a training run, measured in the dtype that it
-trains in, as training measures it; `--source` takes an exported or converted folder instead, with
-`--config` for the data to measure on.
+trains in, as training measures it; `--source` takes an exported or converted folder instead, or
+user/name of one on the Hugging Face Hub, with `--config` for the data to measure on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pathlib
 
 import jax
 from absl import flags
+from clu import parameter_overview
 
 from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
 from vqlab.evaluation.report import REPORT_FILE, format_table
@@ -79,7 +80,7 @@ def main() -> None:
             evaluators,
             values,
             step=_STEP.value,
-            parameters=results.count_parameters(tokenizer.params),
+            parameters=parameter_overview.count_parameters(tokenizer.params),
             load_path=str(_SOURCE.value or workdir),
             comparison=others,
         )
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.start(main)

@@ -23,7 +23,7 @@ def measured(model, **arguments):
     """(results, evaluator) over five images, the last batch half padding of NaN."""
     codec = stubs.codec_of(model)
     evaluator = RateDistortion(codec, stubs.batches(stubs.images()), **arguments)
-    return evaluator.run(stubs.weights_of(model), {}), evaluator
+    return evaluator.measure(stubs.weights_of(model), {}), evaluator
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_what_cannot_be_sent_is_said():
         RateDistortion(codec, make_batches, steps=(1.0, 0))
     evaluator = RateDistortion(codec, make_batches, networks=("lpips",))
     with pytest.raises(ValueError, match="weights were not given"):
-        evaluator.run(stubs.weights_of(stubs.autoencoder()), {})
+        evaluator.measure(stubs.weights_of(stubs.autoencoder()), {})
 
 
 def test_samples_hang_on_the_seed_alone(gaussian):

@@ -38,7 +38,7 @@ def evaluated():
     values = {
         f"{name}/{metric}": value
         for name, evaluator in evaluators.items()
-        for metric, value in evaluator.run(weights, {}).items()
+        for metric, value in evaluator.measure(weights, {}).items()
     }
     return evaluators, values
 

@@ -48,7 +48,7 @@ def run_evaluators(
     results = {}
     for name, evaluator in evaluators.items():
         try:
-            measured = evaluator.run(weights, frozen)
+            measured = evaluator.measure(weights, frozen)
         except Unmeasurable as error:
             evaluator.protocol = {}
             log_left_out(name, error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dm_pix
 import jax
 import jax.numpy as jnp
+from clu.metrics import Average
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
@@ -25,40 +26,24 @@ FLOOR_SLACK = 1e-3
 MAX_PSNR = 100.0
 
 
-@struct.dataclass
-class Mean:
-    """Mean of one value per image."""
-
-    total: jax.Array
-    count: jax.Array
-
-    @classmethod
-    def empty(cls) -> Mean:
-        """The mean of nothing, which computes to NaN."""
-        return cls(total=jnp.float32(0), count=jnp.int32(0))
-
-    def add(self, values: Float[Array, " B"], mask: Bool[Array, " B"] | None = None) -> Mean:
-        """With a batch of values; masked ones count for nothing, not even if NaN."""
-        mask = jnp.ones(values.shape, bool) if mask is None else mask
-        total = self.total + jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
-        return Mean(total=total, count=self.count + jnp.sum(mask, dtype=jnp.int32))
-
-    def compute(self) -> jax.Array:
-        """float32 scalar."""
-        return self.total / self.count
+def add_to(
+    average: Average, values: Float[Array, " B"], mask: Bool[Array, " B"] | None = None
+) -> Average:
+    """With a batch of values; masked ones count for nothing, not even if NaN."""
+    return average.merge(Average.from_model_output(values.astype(jnp.float32), mask))
 
 
 @struct.dataclass
 class PSNR:
     """Peak signal-to-noise ratio on [0, 1] floats, in both protocols."""
 
-    mse: Mean
-    psnr: Mean
+    mse: Average
+    psnr: Average
 
     @classmethod
     def empty(cls) -> PSNR:
         """No images."""
-        return cls(mse=Mean.empty(), psnr=Mean.empty())
+        return cls(mse=Average.empty(), psnr=Average.empty())
 
     def add(
         self,
@@ -69,7 +54,9 @@ class PSNR:
         """With a batch of pairs."""
         _check_pair(images, reconstruction, window=1)
         mse = mse_per_image(images, reconstruction)
-        return PSNR(mse=self.mse.add(mse, mask), psnr=self.psnr.add(_to_decibel(mse), mask))
+        return PSNR(
+            mse=add_to(self.mse, mse, mask), psnr=add_to(self.psnr, _to_decibel(mse), mask)
+        )
 
     def compute(self) -> dict[str, jax.Array]:
         """`psnr`: of the mean MSE (MGVQ, eval_recon.py); `psnr_mean`: mean of the images' PSNR."""

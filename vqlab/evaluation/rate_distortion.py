@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from clu.metrics import Average
 
 from vqlab.evaluation import names
 from vqlab.evaluation.batches import MakeBatches, read, to_host
 from vqlab.evaluation.evaluator import Evaluator
-from vqlab.evaluation.image_metrics import GAUSSIAN_WINDOW, Mean
+from vqlab.evaluation.image_metrics import GAUSSIAN_WINDOW, add_to
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section, count_label, format_value
 from vqlab.evaluation.points import CODING_TITLES, RATE_TITLES, Point, point_name, read_points
@@ -85,7 +86,7 @@ class RateDistortion(Evaluator):
         self._score = jax.jit(Quality.add)
         self._add_spread = jax.jit(self._add_mean_squares) if self._codings.spread else None
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """Rates and distortions of each point, named as `evaluation.points` has it, and `spread`.
 
         Raises:
@@ -129,7 +130,7 @@ class RateDistortion(Evaluator):
         """Root mean square of the latents over all images; 1 where no way has steps."""
         if self._add_spread is None:
             return 1.0
-        total = Mean.empty()
+        total = Average.empty()
         for _, batch in read(self._make_batches, "validation"):
             total = self._add_spread(total, weights, batch["images"], batch["mask"])
         # Latents that are all zero have no step either; any does.
@@ -137,7 +138,7 @@ class RateDistortion(Evaluator):
 
     def _add_mean_squares(self, total, weights, images, mask):
         prepared = self._codings.prepare(weights, images)
-        return total.add(self._codings.spread(weights, prepared), mask)
+        return add_to(total, self._codings.spread(weights, prepared), mask)
 
     def _results(self, one: _Sums, pixels: int) -> dict[str, float]:
         way, results = one.way, {}

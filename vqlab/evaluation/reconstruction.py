@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu.metrics import Average
 from flax import struct
 
 from vqlab.evaluation import names, panels
@@ -20,7 +21,7 @@ from vqlab.evaluation.image_metrics import (
     GAUSSIAN_WINDOW,
     PSNR,
     CodebookUsage,
-    Mean,
+    add_to,
     mean_colour,
     ssim_gaussian,
     ssim_uniform,
@@ -85,13 +86,13 @@ class Quality:
     """
 
     psnr: PSNR
-    means: dict[str, Mean]
+    means: dict[str, Average]
 
     @classmethod
     def empty(cls, *, lpips: bool) -> Quality:
         """No images."""
         names = (*SSIM, "lpips") if lpips else SSIM
-        return cls(PSNR.empty(), {name: Mean.empty() for name in names})
+        return cls(PSNR.empty(), {name: Average.empty() for name in names})
 
     def add(self, lpips_params: Any, images, reconstruction, mask) -> Quality:
         """With a batch; `lpips_params` is read only where LPIPS is measured."""
@@ -101,7 +102,7 @@ class Quality:
             values["lpips"] = lpips_distance(lpips_params, images, jnp.clip(reconstruction, -1, 1))
         return Quality(
             psnr=self.psnr.add(images, reconstruction, mask),
-            means={name: mean.add(values[name], mask) for name, mean in self.means.items()},
+            means={name: add_to(mean, values[name], mask) for name, mean in self.means.items()},
         )
 
     def compute(self) -> dict[str, jax.Array]:
@@ -113,7 +114,7 @@ class Quality:
 class ReconstructionEvaluator(Evaluator):
     """Encodes a data set once, decodes it with growing numbers of units, and measures each.
 
-    After `run`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold n images,
+    After `measure`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold n images,
     evenly spread over all, and what each level makes of them (NumPy, in [-1, 1] but for a decoder's
     overshoot), and `protocol` says in one line how each metric was measured.
 
@@ -158,7 +159,7 @@ class ReconstructionEvaluator(Evaluator):
         self._sum = jax.jit(_sum_images)
         self._repeat = jax.jit(lambda image, images: jnp.broadcast_to(image, images.shape))
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """Metrics of the tokenizer with these parameters, flat.
 
         `psnr`, `psnr_mean`, `ssim`, `ssim_gaussian`, `ssim_gaussian_valid` (and `lpips`) with

@@ -31,7 +31,7 @@ class PowerSpectrum(Evaluator):
     meaning together; one whose spectrum is right from the first unit on leaves the spectrum to its
     decoder.
 
-    After `run`, `frequency` [R], `original_power` [R] and `power` {number kept: [R]} hold the
+    After `measure`, `frequency` [R], `original_power` [R] and `power` {number kept: [R]} hold the
     curves.
 
     Args:
@@ -53,7 +53,7 @@ class PowerSpectrum(Evaluator):
         self._sum_decoded = jax.jit(self._decode_and_sum)
         self._sum = jax.jit(_sum_power)
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """`spectrum_distance` with everything and under `first_1/`, ..., in powers of ten;
         `semantic_spectrum_coupling`, the mean of the latter, which is small where the spectrum is
         right from the first unit on.

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqlab.export import package
+from vqlab.export import hub, package
 from vqlab.export.dinov2_weights import read_dinov2
 from vqlab.export.fingerprint import fingerprint
 from vqlab.export.kl_weights import read_kl
 from vqlab.export.lpips_weights import read_lpips
+from vqlab.export.state_dicts import names_file
 from vqlab.models.pretrained import lpips
 from vqlab.models.pretrained.dinov2 import repa_teacher
 
@@ -55,10 +56,12 @@ def _lpips_shapes(module: None) -> Any:
 
 def _read_autoencoder(path: str, module: nn.Module) -> dict[str, Any]:
     """Variables of a KL autoencoder from a published file, or of a folder that was exported."""
+    if not names_file(path):
+        path = hub.resolve(path)
     if not package.is_package(path):
         return {"params": read_kl(path, module)}
     variables = package.load_package(path).weights.variables
-    package.check_variables(module, variables, path)
+    package.check_variables(module, variables, str(path))
     return dict(variables)
 
 
@@ -87,7 +90,8 @@ NETWORKS = {
         shapes=package.abstract_variables,
         missing=(
             "the latent space needs its autoencoder: set --config.objective.latent_weights to "
-            "MAR's kl16.ckpt, a diffusers AutoencoderKL file, or a folder exported by vqlab"
+            "MAR's kl16.ckpt, a diffusers AutoencoderKL file, or a folder exported by vqlab, here "
+            "or as user/name on the Hugging Face Hub"
         ),
         title="autoencoder",
         path=("latent_space", "autoencoder"),

@@ -48,11 +48,14 @@ class Card(NamedTuple):
     """What people are told of a tokenizer: in reports, in model cards.
 
     title: the method. facts: rows of a table. usage: lines of Python after `tokenizer = ...`.
+    paper: the address of the method's paper, "" for none. tags: words that it is found by.
     """
 
     title: str
     facts: dict[str, str]
     usage: str
+    paper: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @functools.partial(

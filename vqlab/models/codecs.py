@@ -163,7 +163,8 @@ class IndexCodec(_PixelCodec):
         )
         if groups > 1:
             usage += f"  # 1 ... {groups}: coarse to fine"
-        return Card(self.module.quantizer.title, facts, usage)
+        quantizer = self.module.quantizer
+        return Card(quantizer.title, facts, usage, quantizer.paper, ("vector-quantization",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +259,8 @@ class LatentCodec(_Continuous, _PixelCodec):
             f"[{axes}, {channels}]\n"
             "pictures = tokenizer.decode(latents)"
         )
-        return Card(self.module.quantizer.title, facts, usage)
+        quantizer = self.module.quantizer
+        return Card(quantizer.title, facts, usage, quantizer.paper, ("continuous-latents",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,7 +384,8 @@ class ConceptCodec(_Continuous, _NetworkCodec):
             f"num_steps={settings['num_steps']}, seed=0\n"
             f")  # 0 ... {total} concepts: what explains most comes first"
         )
-        return Card("Semanticist", facts, usage)
+        paper = "https://arxiv.org/abs/2503.08685"
+        return Card("Semanticist", facts, usage, paper, ("continuous-latents", "diffusion"))
 
 
 def _check_finite(name: str, numbers: np.ndarray) -> None:

@@ -28,6 +28,7 @@ class GaussianBottleneck(Bottleneck):
 
     latent_channels: int
 
+    paper: ClassVar[str] = "https://arxiv.org/abs/1312.6114"
     has_posterior: ClassVar[bool] = True
     codebook_size: ClassVar[None] = None
     num_groups: ClassVar[int] = 1

@@ -44,6 +44,7 @@ class FSQ(CountingBottleneck):
     usage_decay: float = 0.01
 
     title: ClassVar[str] = "FSQ"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2309.15505"
 
     def __post_init__(self):
         levels = tuple(self.levels)

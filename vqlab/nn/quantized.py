@@ -47,11 +47,13 @@ class Quantized(NamedTuple):
 class Bottleneck(nn.Module):
     """What bottlenecks have in common.
 
-    title: its name in reports and model cards. has_posterior: whether it takes moments, 2C channels
-    for C latents, from which latents can be drawn.
+    title: its name in reports and model cards. paper: the address of its paper, "" for none.
+    has_posterior: whether it takes moments, 2C channels for C latents, from which latents can be
+    drawn.
     """
 
     title: ClassVar[str] = "Autoencoder"
+    paper: ClassVar[str] = ""
     has_posterior: ClassVar[bool] = False
 
     @property

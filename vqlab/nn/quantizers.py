@@ -46,6 +46,7 @@ class GroupedQuantizer(CountingBottleneck):
     reseed: bool = True
 
     title: ClassVar[str] = "MGVQ"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2507.07997"
 
     @property
     def input_channels(self) -> int:

@@ -12,7 +12,6 @@ from html import escape
 
 import jax
 import ml_collections
-import numpy as np
 
 from vqlab.evaluation import figures, names, report
 from vqlab.evaluation.evaluator import Evaluator
@@ -148,8 +147,3 @@ def pictures(evaluators: Mapping[str, Evaluator], results: Mapping[str, float]) 
             figures.write_grid_png(buffer, *shown)
             found[name] = buffer.getvalue()
     return found
-
-
-def count_parameters(params) -> int:
-    """Numbers in a tree of arrays."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -68,7 +68,7 @@ def overview(training: build.TrainingRun, workdir: pathlib.Path) -> str:
         table = parameter_overview.get_parameter_overview(params, include_stats="sharding")
         write_text(workdir / "parameters.txt", table + "\n")
     counts = ", ".join(
-        f"{name} {results.count_parameters(tree):,}" for name, tree in params.items()
+        f"{name} {parameter_overview.count_parameters(tree):,}" for name, tree in params.items()
     )
     mesh = " x ".join(f"{axis}={size}" for axis, size in training.mesh.shape.items())
     device = training.mesh.devices.flat[0].device_kind
@@ -86,7 +86,7 @@ def report(config, workdir: pathlib.Path, training: build.TrainingRun, state, ot
             training.evaluators,
             training.run.evaluation or {},
             step=int(state.step),
-            parameters=results.count_parameters(params),
+            parameters=parameter_overview.count_parameters(params),
             load_path=str(workdir / "export"),
             comparison=others,
         )

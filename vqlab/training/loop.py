@@ -127,7 +127,7 @@ def train(
     guards = guards or Guards()
     while True:
         try:
-            is_complete = _Advance(run, num_steps, intervals, guards).run()
+            is_complete = _Advance(run, num_steps, intervals, guards).to_the_end()
             run.checkpointer.wait()
             return run.state, is_complete
         except Diverged as error:
@@ -159,7 +159,7 @@ class _Advance:
         self._step = int(run.state.step)
         self._alarms: set[str] = set()
 
-    def run(self) -> bool:
+    def to_the_end(self) -> bool:
         """Whether `num_steps` are reached and evaluated; raises Diverged."""
         run = self._run
         run.speed.rates()  # from here on

@@ -10,13 +10,14 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import parameter_overview
 
 from vqlab.evaluation.evaluators import EVALUATORS
 from vqlab.evaluation.image_metrics import to_uint8
 from vqlab.models.codec import Codec
 from vqlab.planning.flops import traced_flops
 from vqlab.registry import choose
-from vqlab.runs import build, parts, results, trainer
+from vqlab.runs import build, parts, trainer
 from vqlab.training.disk import naming
 from vqlab.training.stopping import StopSignal
 
@@ -60,7 +61,7 @@ def _costs(config, training: build.TrainingRun) -> dict[str, float]:
     weights = training.weights(training.run.state)
     side = max(node.image_size for node in config.evals.values())
     return {
-        "parameters": results.count_parameters(weights.variables["params"]),
+        "parameters": parameter_overview.count_parameters(weights.variables["params"]),
         "flops": image_flops(training.codec, weights, side),
         "image_side": side,
     }
