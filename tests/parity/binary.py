@@ -40,20 +40,18 @@ def _check_pytorch(report: Report, config: dict, case: dict) -> None:
     own = {"sphere": "group"} if is_spherical else {"soft_clamp": clamp or 0.0}
     options.finish()
     call.finish()
-    case = Case(
-        report, config, name, (BSQ if is_spherical else LFQ)(**arguments, **own), is_image=is_image
-    )
-    x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
 
     def loss(losses):
         return sum(jnp.mean(values) for values in losses.values())
 
+    module = (BSQ if is_spherical else LFQ)(**arguments, **own)
+    case = Case(report, config, name, module, is_image=is_image, loss=loss)
+    x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
     for mode in ("train", "eval"):
         is_training = mode == "train"
-        (value, (quantized, _)), grads = case.step(is_training, loss)(case.variables, x, cotangent)
+        value, quantized, _, codes, grads = case.run(is_training, x, cotangent)
         case.check_latents(f"{mode}/quantized", quantized.latents)
         case.check_indices(f"{mode}/indices", quantized.indices)
-        codes = case.method("lookup", quantized.indices)
         case.check_latents(f"{mode}/codes_from_indices", codes)
         commitment = jnp.mean(quantized.losses["commit"]) / (weight or 1.0)
         case.check_numbers(f"{mode}/aux_loss", loss(quantized.losses))
@@ -64,7 +62,7 @@ def _check_pytorch(report: Report, config: dict, case: dict) -> None:
             case.check_numbers(f"{mode}/{theirs}_entropy", entropy, note=note)
         case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
-    _, (_, grad_x) = case.step(True, loss)(case.variables, x, jnp.zeros_like(cotangent))
+    _, grad_x = case.run(True, x, jnp.zeros_like(cotangent)).gradients
     case.check_latents("train/grad_x_of_aux", grad_x, GRADIENT_LIMIT)
 
 
@@ -93,17 +91,16 @@ def _check_bsqvit(report: Report, config: dict, case: dict) -> None:
     case = Case(report, config, name, module, is_image=True)
     x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
     places = size * np.arange(module.num_groups)[::-1]
+    (_, entropy), logits = case.methods(x, "entropies", "logits")
     for mode in ("train", "eval"):
-        (value, (quantized, _)), grads = case.step(mode == "train")(case.variables, x, cotangent)
+        value, quantized, _, _, grads = case.run(mode == "train", x, cotangent)
         case.check_latents(f"{mode}/quantized", quantized.latents)
         case.check_indices(f"{mode}/group_indices", quantized.indices)
         whole = np.sum(np.asarray(quantized.indices, np.int64) << places, -1)
         case.check_indices(f"{mode}/indices", whole)
         case.check_numbers(f"{mode}/loss", sum(jnp.sum(x) for x in quantized.losses.values()))
-        _, entropy = case.method("entropies", x)
         case.check_numbers(f"{mode}/codebook_entropy", jnp.sum(entropy))
-        probabilities = mean_code_probabilities(case.method("logits", x))
-        case.check_numbers(f"{mode}/avg_prob", probabilities)
+        case.check_numbers(f"{mode}/avg_prob", mean_code_probabilities(logits))
         case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
 
@@ -132,22 +129,20 @@ def _check_magvit2(report: Report, config: dict, case: dict) -> None:
         pool_groups=True,
     )
     options.finish()
-    report.arrays |= {f"in/{name}/{key}": report.arrays[f"in/{name}/{key}"][None] for key in "xR"}
-    case = Case(report, config, name, module, is_image=True)
-    x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
-    every = jnp.broadcast_to(
-        jnp.arange(module.codebook_size)[:, None], (module.codebook_size, module.num_groups)
-    )
-    case.check_numbers("codebook", case.method("lookup_groups", every)[:, 0])
+    for key in ("x", "R"):  # a step's axis in front, as the other files have it
+        report.arrays[f"in/{name}/{key}"] = report.arrays[f"in/{name}/{key}"][None]
 
     def loss(losses):
         return sum(weights[key] * jnp.mean(values) for key, values in losses.items())
 
+    case = Case(report, config, name, module, is_image=True, loss=loss)
+    x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
+    size, groups = module.codebook_size, module.num_groups
+    every = jnp.broadcast_to(jnp.arange(size)[:, None], (size, groups))
+    case.check_numbers("codebook", case.methods(every, "lookup_groups")[0][:, 0])
     for mode in ("train", "eval"):
-        prefix, note = f"out/{name}/{mode}/", "" if mode == "train" else OUTSIDE
-        (value, (quantized, _)), grads = case.step(mode == "train", loss)(
-            case.variables, x, cotangent
-        )
+        note = "" if mode == "train" else OUTSIDE
+        value, quantized, _, codes, grads = case.run(mode == "train", x, cotangent)
         case.check_latents(f"{mode}/quantized", quantized.latents)
         _check_magvit2_indices(case, mode, quantized.indices, tuple(bits))
         case.check_numbers(f"{mode}/commitment", jnp.mean(quantized.losses["commit"]))
@@ -157,13 +152,16 @@ def _check_magvit2(report: Report, config: dict, case: dict) -> None:
             case.check_numbers(f"{mode}/{theirs}_entropy", entropy, note=note)
         case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
-        if prefix + "codebook_entry" in report.arrays:
-            entry = case.method("lookup", quantized.indices)
-            case.check_latents(f"{mode}/codebook_entry", entry)
-    entropies = jax.jit(lambda x: case.module.apply(case.variables, x, method="entropies"))
-    for i, key in enumerate(("per_sample_entropy", "codebook_entropy")):
-        grad_x = jax.grad(lambda x, i=i: entropies(x)[i][0])(x)
-        case.check_latents(f"train/grad_x_of_{key}", grad_x, GRADIENT_LIMIT)
+        if f"out/{name}/{mode}/codebook_entry" in report.arrays:
+            case.check_latents(f"{mode}/codebook_entry", codes)
+
+    def entropies(x):
+        return [entropy[0] for entropy in module.apply(case.variables, x, method="entropies")]
+
+    for key, grad_x in zip(
+        ("per_sample", "codebook"), jax.jit(jax.jacrev(entropies))(x), strict=True
+    ):
+        case.check_latents(f"train/grad_x_of_{key}_entropy", grad_x, GRADIENT_LIMIT)
 
 
 def _check_magvit2_indices(case: Case, mode: str, indices, bits: tuple[int, ...]) -> None:

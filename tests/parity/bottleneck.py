@@ -1,7 +1,8 @@
 """A bottleneck alone beside a released class: one case of a file, its passes and gradients."""
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,13 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.parity.report import GRADIENT_LIMIT, OUTPUT_LIMIT, Report, Unsupported
+from vqlab.nn.quantized import Quantized
 
 LAYERS = ("project_in", "project_out")
 RNGS = {"reseed": jax.random.key(0), "mask": jax.random.key(1)}
 
 
+class Pass(NamedTuple):
+    """The objective, what the bottleneck returned, its new collections, what its indices look up,
+    and the gradients by parameters and by x."""
+
+    value: jax.Array
+    quantized: Quantized
+    state: Mapping
+    codes: jax.Array
+    gradients: tuple
+
+
 class Case:
     """A case and the module that stands for it.
+
+    Its objective is sum(latents * cotangent) + loss(losses), where `loss` is the sum of all unless
+    given.
 
     Released arrays have channels first where `is_image`, `to_own` and `to_theirs` move them. Where
     the file says that the released code itself is further than half a limit from its own float64,
@@ -23,9 +39,18 @@ class Case:
     """
 
     def __init__(
-        self, report: Report, config: Mapping, name: str, module: nn.Module, *, is_image: bool
+        self,
+        report: Report,
+        config: Mapping,
+        name: str,
+        module: nn.Module,
+        *,
+        is_image: bool,
+        loss: Callable[[Mapping], Any] | None = None,
     ):
         self.report, self.name, self.module, self.is_image = report, name, module, is_image
+        self._programs: dict[bool, Callable] = {}
+        self._loss = loss or (lambda losses: sum(jnp.sum(values) for values in losses.values()))
         self._own_errors = config.get("f32_vs_f64_max_abs_diff", {})
         example = self.to_own(self.input("x")[0])
         self.variables = jax.tree.map(
@@ -51,31 +76,33 @@ class Case:
         """Undoes `to_own`."""
         return np.moveaxis(np.asarray(array), -1, 1) if self.is_image else np.asarray(array)
 
-    def step(self, train: bool, loss: Callable[[Mapping], Any] | None = None) -> Callable:
-        """Jitted (variables, x, cotangent) -> ((objective, (quantized, state)), gradients).
+    def run(self, train: bool, x: jax.Array, cotangent: jax.Array, variables=None) -> Pass:
+        """A pass in training or evaluation, with these variables or the file's."""
+        variables = variables or self.variables
+        if train not in self._programs:
+            objective = functools.partial(self._objective, train)
+            self._programs[train] = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
+        outputs = self._programs[train](variables["params"], x, variables, cotangent)
+        (value, (quantized, state, codes)), gradients = outputs
+        return Pass(value, quantized, state, codes, gradients)
 
-        The objective is sum(latents * cotangent) + loss(quantized.losses), where the loss is the
-        sum of all by default; gradients are by parameters and x.
-        """
-        loss = loss or (lambda losses: sum(jnp.sum(values) for values in losses.values()))
+    def _objective(self, train, params, x, variables, cotangent):
+        variables = variables | {"params": params}
+        collections = [name for name in variables if name != "params"]
+        quantized, state = self.module.apply(
+            variables, x, train=train, rngs=RNGS, mutable=collections
+        )
+        codes = self.module.apply(variables, quantized.indices, method="lookup")
+        value = jnp.sum(quantized.latents * cotangent) + self._loss(quantized.losses)
+        return value, (quantized, state, codes)
 
-        collections = [name for name in self.variables if name != "params"]
+    def methods(self, argument, *names: str) -> tuple:
+        """What methods of the module say of `argument` with the file's variables."""
 
-        def objective(params, x, variables, cotangent):
-            variables = variables | {"params": params}
-            quantized, state = self.module.apply(
-                variables, x, train=train, rngs=RNGS, mutable=collections
-            )
-            value = jnp.sum(quantized.latents * cotangent) + loss(quantized.losses)
-            return value, (quantized, state)
+        def call(argument):
+            return tuple(self.module.apply(self.variables, argument, method=m) for m in names)
 
-        run = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
-        return lambda variables, x, cotangent: run(variables["params"], x, variables, cotangent)
-
-    def method(self, name: str, *arguments) -> Any:
-        """What a method of the module says with these variables."""
-        apply = jax.jit(lambda *args: self.module.apply(self.variables, *args, method=name))
-        return apply(*arguments)
+        return jax.jit(call)(argument)
 
     def check_indices(self, key: str, indices) -> None:
         """Compares out/NAME/KEY, of whatever shape."""

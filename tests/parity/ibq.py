@@ -29,9 +29,6 @@ def _check_case(report: Report, config: dict, case: dict) -> None:
     )
     options.take("cosine_similarity")  # which the released class never reads
     options.finish()
-    case = Case(report, config, name, module, is_image=True)
-    case.variables["params"]["codebook"] = case.weight("embedding.weight")[None]
-    x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
 
     def quantization(losses):
         return sum(jnp.sum(losses[key]) for key in ("soft", "commit", "vq"))
@@ -39,19 +36,20 @@ def _check_case(report: Report, config: dict, case: dict) -> None:
     def loss(losses):
         return quantization(losses) + weight * jnp.sum(losses["entropy"])
 
+    case = Case(report, config, name, module, is_image=True, loss=loss)
+    case.variables["params"]["codebook"] = case.weight("embedding.weight")[None]
+    x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
+    ((token_entropy, batch_entropy),) = case.methods(x, "entropies")
     for mode in ("train", "eval"):
-        (value, (quantized, state)), grads = case.step(mode == "train", loss)(
-            case.variables, x, cotangent
-        )
+        value, quantized, _, codes, grads = case.run(mode == "train", x, cotangent)
         case.check_latents(f"{mode}/quantized", quantized.latents)
         case.check_indices(f"{mode}/indices", quantized.indices)
-        case.check_latents(f"{mode}/codebook_entry", case.method("lookup", quantized.indices))
+        case.check_latents(f"{mode}/codebook_entry", codes)
         case.check_numbers(f"{mode}/quant_loss", quantization(quantized.losses))
         if has_entropy:
             case.check_numbers(f"{mode}/entropy_loss", quantized.losses["entropy"][0])
-            entropies = case.method("entropies", x)
-            for i, key in enumerate(("sample_entropy", "avg_entropy")):
-                case.check_numbers(f"{mode}/{key}", entropies[i][0])
+            case.check_numbers(f"{mode}/sample_entropy", token_entropy[0])
+            case.check_numbers(f"{mode}/avg_entropy", batch_entropy[0])
         case.check_numbers(f"{mode}/objective", value)
         names = {"embedding.weight": lambda tree: tree["codebook"][0]}
         case.check_gradients(f"{mode}/", grads, names)

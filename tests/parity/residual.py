@@ -25,7 +25,11 @@ def check_residual(report: Report, config: dict) -> None:
         module, keep, is_image = _build(case)
         known = mock.patch.object(masks, "draw_keep", _known(keep))
         with known:
-            _check_case(Case(report, config, case["name"], module, is_image=is_image), keep, module)
+            _check_case(
+                Case(report, config, case["name"], module, is_image=is_image, loss=_released_loss),
+                keep,
+                module,
+            )
 
 
 def _known(keep: np.ndarray):
@@ -89,16 +93,14 @@ def _check_case(case: Case, keep: np.ndarray, module: LearnedCodebooks) -> None:
     is_residual = isinstance(module, ResidualQuantizer)
     names = _layer_names(module, is_residual)
     inputs = list(zip(case.input("x"), case.input("R"), strict=True))
-    step, variables = case.step(True, _released_loss), start
+    variables = start
     for k, (x, cotangent) in enumerate(inputs):
         prefix = "train/" if len(inputs) == 1 else f"train/s{k}/"
-        _, state = _check_pass(case, prefix, step, variables, x, cotangent, keep)
-        quantized, collections = state
+        quantized, state = _check_pass(case, prefix, variables, x, cotangent, keep)
         params = module.post_update(variables["params"], quantized.update)
-        variables = {"params": params, **collections}
+        variables = {"params": params, **state}
         _check_state(case, prefix, names, variables, start)
-    step = case.step(False, _released_loss)
-    _check_pass(case, "eval/", step, start, *inputs[0], np.ones_like(keep))
+    _check_pass(case, "eval/", start, *inputs[0], np.ones_like(keep))
 
 
 def _with_state(case: Case) -> dict:
@@ -133,9 +135,11 @@ def _released_loss(losses):
     return total
 
 
-def _check_pass(case: Case, prefix: str, step, variables, x, cotangent, keep):
-    (value, aux), grads = step(variables, case.to_own(x), case.to_own(cotangent))
-    quantized, _ = aux
+def _check_pass(case: Case, prefix: str, variables: dict, x, cotangent, keep: np.ndarray) -> tuple:
+    """The bottleneck's result and its new collections."""
+    value, quantized, state, _, grads = case.run(
+        prefix != "eval/", case.to_own(x), case.to_own(cotangent), variables
+    )
     case.check_latents(prefix + "quantized", quantized.latents)
     case.check_indices(prefix + "indices", np.where(keep, quantized.indices, -1))
     expected = case.report.take(f"out/{case.name}/{prefix}losses")
@@ -147,7 +151,7 @@ def _check_pass(case: Case, prefix: str, step, variables, x, cotangent, keep):
         for i, name in enumerate(names[: case.module.num_codebooks])
     }
     case.check_gradients(prefix, grads, {} if case.module.learns_by_ema else codebooks)
-    return value, aux
+    return quantized, state
 
 
 def _check_state(case: Case, prefix: str, names, variables: dict, start: dict) -> None:

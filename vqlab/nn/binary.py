@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqlab.nn.layers import FLOAT32
-from vqlab.nn.quantized import CountingBottleneck, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
 from vqlab.ops import bits as ops
 from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
@@ -129,12 +129,12 @@ class BinaryQuantizer(CountingBottleneck):
         is_one = jax.lax.stop_gradient(scalars) > 0
         codewords = self._codewords(is_one)
         indices = ops.bits_to_indices(is_one, low_bit_first=self.low_bit_first)
-        losses, stats = self._losses(scalars, codewords), {}
+        entropies = self._entropies(scalars)
+        losses, stats = self._losses(scalars, codewords, entropies), {}
         if train:
             tokens = reshape(indices, (-1, self.num_groups))
             stats, _ = self.count(tokens, jnp.ones(tokens.shape, bool), self.usage_decay)
-            names = ("token_entropy", "batch_entropy")
-            stats |= zip(names, self._entropies(scalars), strict=True)
+            stats |= zip(("token_entropy", "batch_entropy"), entropies, strict=True)
         elif not self.eval_losses:
             losses = jax.tree.map(jnp.zeros_like, losses)
         if train or self.eval_gradient:
@@ -143,7 +143,7 @@ class BinaryQuantizer(CountingBottleneck):
         return Quantized(decoded, indices, losses, stats, {})
 
     def lookup(
-        self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims G"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """What the decoder reads, float32; groups beyond `num_groups` (None: all) are zeros."""
         return self._decode(self.lookup_groups(indices), num_groups)
@@ -180,17 +180,16 @@ class BinaryQuantizer(CountingBottleneck):
     def _codewords(self, is_one):
         return jnp.where(is_one, self.magnitude, -self.magnitude).astype(jnp.float32)
 
-    def _decode(self, codewords: Float[Array, "*dims G L"], num_groups: int | None):
+    def _decode(self, codewords: Float[Array, "*dims G L"], num_groups: Kept):
         used = check_kept("num_groups", num_groups, self.num_groups)
         codewords = jnp.where(jnp.arange(self.num_groups)[:, None] < used, codewords, 0.0)
         scalars = reshape(codewords, (*codewords.shape[:-2], self.num_bits))
         return self.project_out(scalars) if self.is_projected else scalars
 
-    def _losses(self, scalars, codewords) -> dict[str, Array]:
+    def _losses(self, scalars, codewords, entropies) -> dict[str, Array]:
         difference = scalars - codewords
         axes = (*range(scalars.ndim - 2), scalars.ndim - 1)
-        token_entropy, batch_entropy = self._entropies(scalars)
-        entropy = self.sample_weight * token_entropy - self.batch_weight * batch_entropy
+        entropy = self.sample_weight * entropies[0] - self.batch_weight * entropies[1]
         return {
             "commit": self.commitment_weight * jnp.mean(difference**2, axes),
             "entropy": self.entropy_weight * entropy,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqlab.nn.quantized import Bottleneck, Quantized
+from vqlab.nn.quantized import Bottleneck, Kept, Quantized
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -70,7 +70,7 @@ class GaussianBottleneck(Bottleneck):
         """
         return draw_posterior(moments, key), kl_divergence(moments)
 
-    def lookup(self, indices: Array, *, num_groups: int | None = None) -> Array:
+    def lookup(self, indices: Array, *, num_groups: Kept = None) -> Array:
         """Raises ValueError: there are no codewords to look up."""
         raise ValueError("a Gaussian bottleneck has no indices: decode its latents")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqlab.nn.layers import FLOAT32
-from vqlab.nn.quantized import CountingBottleneck, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
 from vqlab.ops.counts import check_kept
 
 EPSILON = 1e-3  # widens the range, so that the outermost levels are reached
@@ -104,7 +104,7 @@ class FSQ(CountingBottleneck):
         return Quantized(decoded, indices, {}, stats, {})
 
     def lookup(
-        self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims G"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """What the decoder reads, float32; groups beyond `num_groups` (None: all) are zeros."""
         return self._decode(self.lookup_groups(indices), num_groups)
@@ -152,7 +152,7 @@ class FSQ(CountingBottleneck):
             return steps * (2 / (jnp.asarray(self.levels, jnp.float32) - 1)) - 1
         return (steps - self._half_width) / self._half_width
 
-    def _decode(self, grid: Float[Array, "*dims G L"], num_groups: int | None):
+    def _decode(self, grid: Float[Array, "*dims G L"], num_groups: Kept):
         used = check_kept("num_groups", num_groups, self.num_groups)
         grid = jnp.where(jnp.arange(self.num_groups)[:, None] < used, grid, 0.0)
         scalars = grid.reshape(*grid.shape[:-2], -1)

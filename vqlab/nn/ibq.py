@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vqlab.nn.quantized import CountingBottleneck, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
 from vqlab.ops import codebook as ops
 from vqlab.ops.bits import entropy
 from vqlab.ops.counts import check_kept
@@ -88,7 +88,7 @@ class IBQ(CountingBottleneck):
         )
 
     def lookup(
-        self, indices: Int[Array, "*dims 1"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims 1"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """Codewords, float32; zeros for `num_groups` 0."""
         self.check_indices(indices)

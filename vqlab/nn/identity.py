@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from jaxtyping import Array, Float
 
-from vqlab.nn.quantized import Bottleneck, Quantized
+from vqlab.nn.quantized import Bottleneck, Kept, Quantized
 from vqlab.ops.counts import check_kept
 
 
@@ -37,6 +37,6 @@ class IdentityBottleneck(Bottleneck):
         kept = check_kept("num_groups", num_groups, 1)
         return Quantized(latents if kept else 0 * latents, None, {}, {}, {})
 
-    def lookup(self, indices: Array, *, num_groups: int | None = None) -> Array:
+    def lookup(self, indices: Array, *, num_groups: Kept = None) -> Array:
         """Raises ValueError: there are no codewords to look up."""
         raise ValueError("a plain autoencoder has no indices: decode its latents")

@@ -8,7 +8,7 @@ grid of positions or a sequence of tokens. It is a Linen module with
   channel_groups                    parts of the channels that do not mix: G, or 1
   codebook_size                     K, codewords per group; None: continuous
   __call__(latents, *, train, num_groups=None) -> Quantized
-  lookup(indices [..., G], *, num_groups=None) -> [..., C]
+  lookup(indices [..., G], *, num_groups=None) -> [..., C], num_groups in a jitted program too
   lookup_groups(indices [..., G]) -> [..., G, D]
 
 so that a new one is a file, a line in `vqlab.models.MODULES` and a config node.
@@ -24,6 +24,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.ops import codebook as ops
 from vqlab.ops.mesh import reshape
+
+# How many groups to keep: a number, also one that a jitted program is given; None for all.
+Kept = int | Int[Array, ""] | None
 
 RECENT = 65_536  # indices per group that the usage meter looks back on, as in MGVQ's released code
 

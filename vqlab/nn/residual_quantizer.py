@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.nn.learned_codebooks import LearnedCodebooks
-from vqlab.nn.quantized import Quantized
+from vqlab.nn.quantized import Kept, Quantized
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
 from vqlab.ops.counts import check_kept
@@ -68,7 +68,8 @@ class ResidualQuantizer(LearnedCodebooks):
         self.check_latents(latents)
         tokens = self.to_tokens(latents)
         residuals, indices = self._search(tokens)
-        tokens = self.as_compared(straight_through(tokens[:, None], residuals))
+        tokens = jnp.broadcast_to(tokens[:, None], residuals.shape)
+        tokens = self.as_compared(straight_through(tokens, residuals))
         codewords = self.select(indices)
         keep = self._keep(latents, train, num_groups)
         keep = jnp.repeat(keep, len(tokens) // len(keep), 0, total_repeat_length=len(tokens))
@@ -88,7 +89,7 @@ class ResidualQuantizer(LearnedCodebooks):
         )
 
     def lookup(
-        self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims G"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """What the decoder reads of the first `num_groups` layers (None: all), float32."""
         self.check_indices(indices)
@@ -131,7 +132,7 @@ class ResidualQuantizer(LearnedCodebooks):
 
 
 def _sum_kept(
-    codewords: Float[Array, "*dims G D"], keep: Bool[Array, "*dims G"]
+    codewords: Float[Array, "*dims G D"], keep: Bool[Array, "*#dims G"]
 ) -> Float[Array, "*dims D"]:
     """Layer after layer, so that a prefix of layers is the same sum wherever it is made."""
     total = jnp.zeros_like(codewords[..., 0, :])

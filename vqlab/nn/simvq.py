@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqlab.nn.layers import FLOAT32, conv_init
-from vqlab.nn.quantized import CountingBottleneck, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
 from vqlab.ops import codebook as ops
 from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
@@ -86,7 +86,7 @@ class SimVQ(CountingBottleneck):
         )
 
     def lookup(
-        self, indices: Int[Array, "*dims 1"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims 1"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """Codewords, float32; zeros for `num_groups` 0."""
         self.check_indices(indices)

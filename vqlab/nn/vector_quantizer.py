@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqlab.nn.learned_codebooks import LearnedCodebooks
-from vqlab.nn.quantized import Quantized
+from vqlab.nn.quantized import Kept, Quantized
 from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
 
@@ -49,7 +49,7 @@ class VectorQuantizer(LearnedCodebooks):
         )
 
     def lookup(
-        self, indices: Int[Array, "*dims 1"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims 1"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """What the decoder reads, float32; of zeros for `num_groups` 0."""
         self.check_indices(indices)

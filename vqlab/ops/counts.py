@@ -30,7 +30,7 @@ def check_count(name: str, value: Any, lowest: int, highest: int | None = None) 
     return count
 
 
-def check_kept(name: str, value: Any, total: int) -> int:
+def check_kept(name: str, value: Any, total: int) -> int | jax.Array:
     """How many of `total` to keep: all for None, otherwise `value`, which lies in 0..total.
 
     A number that a jitted program is given has no value yet: it is taken as it is.
