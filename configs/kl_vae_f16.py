@@ -24,12 +24,11 @@ photographs.
 
 import ml_collections
 
-from configs import _common, _mgvq
+from configs import _bottlenecks, _common, _mgvq
 
 LATENT_CHANNELS = 16
 WIDTHS = (128, 128, 256, 256, 512)
 IMAGE_SIZE = 256
-KL_WEIGHT = 1e-6  # of a sum over latents, beside a sum over pixel values
 
 
 def get_config(argument: str = ""):
@@ -43,7 +42,7 @@ def get_config(argument: str = ""):
     config.model = model(decoder_attention=options["ldm"])
     config.objective = _mgvq.objective()
     config.objective.reconstruction = "l1"
-    config.objective.quantizer_weight = KL_WEIGHT / (3 * IMAGE_SIZE**2)
+    config.objective.quantizer_weight = _bottlenecks.kl_weight(IMAGE_SIZE)
     config.objective.adversarial_start = 50_001
     config.objective.adaptive_weight = True
     config.discriminator = _mgvq.discriminator()
@@ -81,9 +80,7 @@ def model(
     node.encoder.dtype = dtype
     node.encoder.remat = remat
 
-    node.quantizer = ml_collections.ConfigDict()
-    node.quantizer.name = "gaussian_bottleneck"
-    node.quantizer.latent_channels = LATENT_CHANNELS
+    node.quantizer = _bottlenecks.gaussian(LATENT_CHANNELS)
 
     node.decoder = ml_collections.ConfigDict()
     node.decoder.name = "kl_decoder"

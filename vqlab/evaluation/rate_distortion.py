@@ -18,7 +18,7 @@ from clu.metrics import Average
 from vqlab.evaluation import names
 from vqlab.evaluation.batches import MakeBatches, read, to_host
 from vqlab.evaluation.evaluator import Evaluator
-from vqlab.evaluation.image_metrics import GAUSSIAN_WINDOW, add_to
+from vqlab.evaluation.image_metrics import UNIFORM_WINDOW, add_to
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section, count_label, format_value
 from vqlab.evaluation.points import CODING_TITLES, RATE_TITLES, Point, point_name, read_points
@@ -35,6 +35,7 @@ RATES = {
     "kl": "bits per pixel, the posterior's KL divergence from its prior: what bits-back coding "
     "reaches in the ideal; distortions are those of decoded posterior samples",
 }
+SSIM = ("ssim",)
 STEPS = (4.0, 2.0, 1.0, 0.5, 0.25)
 
 
@@ -77,7 +78,7 @@ class RateDistortion(Evaluator):
         self._make_batches = make_batches
         self._lpips = lpips = "lpips" in networks
         self._key = jax.random.key(seed)
-        self.needs = Needs({"validation": 1}, side=max(GAUSSIAN_WINDOW, MIN_SIDE if lpips else 1))
+        self.needs = Needs({"validation": 1}, side=max(UNIFORM_WINDOW, MIN_SIDE if lpips else 1))
         self.protocol: dict[str, str] = {}
         self._prepare = jax.jit(self._codings.prepare)
         # One program for all the ways that differ in their step.
@@ -197,7 +198,7 @@ class _Sums:
     def __init__(self, way: Coding, levels: Sequence[int], lpips: bool):
         self.way, self._total = way, levels[-1]
         self.symbols: SymbolCounts | None = None
-        self.qualities = {k: Quality.empty(lpips=lpips) for k in levels}
+        self.qualities = {k: Quality.empty(lpips=lpips, ssim=SSIM) for k in levels}
         self._positions = 0
         self._bits, self._images = 0.0, 0
 

@@ -104,6 +104,12 @@ def read_results(workdir: str | pathlib.Path) -> dict[str, float]:
     return names.today(values)
 
 
+def read_protocols(workdir: str | pathlib.Path) -> dict[str, str]:
+    """How each of `read_results` was measured, in one line; by the names that it was saved by."""
+    saved = json.loads((pathlib.Path(workdir).expanduser() / EVALUATION_FILE).read_text())
+    return {name: entry["protocol"] for name, entry in saved["results"].items()}
+
+
 def _sections(evaluators: Mapping[str, Evaluator], measured: Measured) -> list[Section]:
     """Of all evaluators, by kind in the order of `EVALUATORS`; equal headings get a name."""
     places = {kind: place for place, kind in enumerate(EVALUATORS.values())}

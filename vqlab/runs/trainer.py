@@ -30,6 +30,10 @@ class RunFailed(RuntimeError):
     """A run ended before its end; the message says why and what is left, in one line."""
 
 
+class CannotBegin(RuntimeError):
+    """A setting cannot work, in one line; nothing was trained."""
+
+
 def train_to_the_end(
     config, workdir: pathlib.Path, training: build.TrainingRun, others: Mapping
 ) -> bool:

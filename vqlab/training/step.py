@@ -181,7 +181,7 @@ def make_train_step(
     objective: Objective,
     optimizers: dict[str, optax.GradientTransformation],
     *,
-    seed: int,
+    seed: int | jax.Array,
     ema_decay: float = 0.0,
     accumulate: int = 1,
     learning_rates: Mapping[str, Callable[[Tree], jax.Array]] | None = None,

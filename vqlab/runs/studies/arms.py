@@ -6,6 +6,7 @@ A study's config (see `configs/studies/`) has
   base                      a whole training config
   seeds                     of every arm that names none of its own
   arms.NAME                 label, family, changes; seeds and note where they differ
+  order                     the names of all arms, as they are run and shown
   may_differ                settings in which arms are meant to differ where they otherwise may not
 
 and what its kind takes. `changes` is merged into the base; a part, which has a `name`, takes the
@@ -84,7 +85,10 @@ def read_arms(study: Config, equal: Iterable[str]) -> dict[str, Arm]:
     """
     if not study.arms:
         raise ValueError("the study has no arms")
-    arms = {name: _read_arm(study, name) for name in study.arms}
+    _check_once("arm in the study's order", study.order)
+    if missing := set(study.arms) ^ set(study.order):
+        raise ValueError(f"the study's arms and its order differ: {', '.join(sorted(missing))}")
+    arms = {name: _read_arm(study, name) for name in study.order}
     _check_equal(arms, set(equal), study.may_differ)
     return arms
 

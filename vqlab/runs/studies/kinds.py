@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from vqlab.evaluation.panels import Section
-from vqlab.runs.results import EVALUATION_FILE, read_results
+from vqlab.runs.results import EVALUATION_FILE, read_protocols, read_results
 from vqlab.runs.studies import training
 from vqlab.runs.studies.arms import Arm, Config, Job
 from vqlab.runs.studies.record import Record, read_record
@@ -32,12 +32,13 @@ class Shown(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A run that has ended, with what it measured, {"EVALUATOR/METRIC": value}."""
+    """A run that has ended, with what it measured and how, by "EVALUATOR/METRIC"."""
 
     job: Job
     folder: pathlib.Path
     record: Record
     results: dict[str, float]
+    protocols: dict[str, str]
 
 
 class StudyKind:
@@ -75,6 +76,7 @@ class StudyKind:
         `read` finds its results in the folder.
 
         Raises:
+          CannotBegin: a setting cannot work, which ends the study.
           RunFailed: it ended for a reason of its own; the study goes on without it.
         """
         return training.train(config, folder, stop, description)
@@ -84,7 +86,7 @@ class StudyKind:
         record = read_record(folder)
         if record is None or not record.is_finished or not (folder / EVALUATION_FILE).exists():
             return None
-        return Finished(job, folder, record, read_results(folder))
+        return Finished(job, folder, record, read_results(folder), read_protocols(folder))
 
     def show(self, runs: Sequence[Finished]) -> Shown:
         """What the runs so far say; called also while runs are missing."""

@@ -76,7 +76,8 @@ def run_jobs(
       after_each: called on process 0 after each run that ended, however it did.
 
     Raises:
-      ValueError: a run was begun with another config, or a setting cannot work.
+      CannotBegin: a setting cannot work.
+      RunFailed: one of several processes failed; alone the study goes on with the next run.
     """
     outcome, clock = Outcome(), _Clock(sum(not is_finished(workdir, job) for job in jobs))
     for place, job in enumerate(jobs, 1):

@@ -36,16 +36,24 @@ def check(config) -> None:
         codec.check_image_size(node.image_size, f"evals.{name}.image_size")
 
 
+def noun(config) -> str:
+    """What the units of the config's network are called; "" where it has none."""
+    return parts.build_objective(config).network.codec(parts.build_sampling(config)).units.noun
+
+
 def train(config, folder: pathlib.Path, stop: StopSignal, description: str) -> dict | None:
     """Trains a config to its end; what its network costs, or None where it was stopped before.
 
     The same as `vqlab.main` does, in this process: see `vqlab.runs.studies.runner`.
 
     Raises:
-      ValueError: for a setting that cannot work.
+      CannotBegin: for a setting that cannot work.
       RunFailed: see `trainer.train_to_the_end`.
     """
-    training = build.build_run(config, folder, stop)
+    try:
+        training = build.build_run(config, folder, stop)
+    except ValueError as error:
+        raise trainer.CannotBegin(f"{folder.parent.name}: {error}") from error
     training.run.description = description
     log.info("%s", trainer.overview(training, folder))
     with jax.set_mesh(training.mesh), contextlib.closing(training.run):
@@ -93,6 +101,15 @@ def _save_pictures(training: build.TrainingRun, folder: pathlib.Path) -> None:
                     levels=np.array(levels),
                 )
             return
+
+
+def read_pictures(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]] | None:
+    """(originals, what came back, numbers of units kept) that a run saved; None without any."""
+    path = folder / PICTURES_FILE
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        return arrays["originals"], arrays["made"], tuple(arrays["levels"].tolist())
 
 
 def read_speed(folder: pathlib.Path) -> float:
