@@ -176,6 +176,9 @@ class Codec(Protocol):
     def lookup(self, weights: Weights, code: jax.Array) -> jax.Array:
         """[B, ..., C]: the vectors of a code, for a second stage; a continuous code is its own."""
 
+    def tokens(self, weights: Weights, images: jax.Array) -> jax.Array:
+        """[B, ..., C]: the vectors of images before they are quantized; a continuous code."""
+
     def codings(self, steps: Sequence[float] = ()) -> Codings | None:
         """The ways of sending its code, with `steps` of quantization where it is continuous; None
         where there is none so far."""

@@ -55,6 +55,10 @@ class _Continuous:
         del weights
         return code
 
+    def tokens(self, weights, images):
+        """The code itself."""
+        return self.encode(weights, images)
+
     def bits(self, height, width):
         """None: continuous."""
         return None
@@ -131,6 +135,12 @@ class IndexCodec(_PixelCodec):
     def lookup(self, weights, code):
         """[B, ..., C]: what the decoder reads of the codewords of all groups."""
         return self.module.apply(weights.variables, code, method=lambda m, x: m.quantizer.lookup(x))
+
+    def tokens(self, weights, images):
+        """[B, ..., C]: what the quantizer takes."""
+        return self.module.apply(
+            weights.variables, as_floats(images), method="encode_unquantized"
+        )
 
     def codings(self, steps=()):
         """The indices, at fixed length or by a code for each group; see `Codec`."""

@@ -54,15 +54,7 @@ def write_results(
     """
     if jax.process_index() != 0 or not evaluators:
         return None
-    protocol = protocols(evaluators)
-    saved = {
-        "step": step,
-        "results": {
-            name: {"value": value if math.isfinite(value) else None, "protocol": protocol[name]}
-            for name, value in results.items()
-        },
-    }
-    write_text(workdir / EVALUATION_FILE, json.dumps(saved, indent=2) + "\n")
+    write_numbers(workdir, results, protocols(evaluators), step=step)
     measured = Measured(results, comparison or {})
     for picture in list(pictures(evaluators, results).values())[:1]:
         with naming(workdir / PICTURE_FILE):
@@ -82,6 +74,24 @@ def write_results(
         },
         config=json.loads(config.to_json()),
     )
+
+
+def write_numbers(
+    workdir: pathlib.Path,
+    results: Mapping[str, float],
+    protocol: Mapping[str, str],
+    *,
+    step: int | str,
+) -> None:
+    """Writes evaluation.json: what was measured and how, by "EVALUATOR/METRIC"."""
+    saved = {
+        "step": step,
+        "results": {
+            name: {"value": value if math.isfinite(value) else None, "protocol": protocol[name]}
+            for name, value in results.items()
+        },
+    }
+    write_text(workdir / EVALUATION_FILE, json.dumps(saved, indent=2) + "\n")
 
 
 def read_results(workdir: str | pathlib.Path) -> dict[str, float]:

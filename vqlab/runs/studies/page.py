@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vqlab.data import SOURCES
 from vqlab.evaluation.documents import document
 from vqlab.evaluation.panels import Section
 from vqlab.runs.studies.arms import Config, Job, choose_jobs
@@ -35,7 +34,7 @@ def write_study(
     states = {job.folder: _state(workdir / job.folder) for job in jobs}
     runs = [run for job in jobs if (run := kind.read(job, workdir / job.folder)) is not None]
     shown = kind.show(runs)
-    facts = _facts(study, jobs, runs)
+    facts = _facts(study, kind, jobs, runs)
     saved = {
         "title": study.title,
         "kind": study.kind,
@@ -69,23 +68,19 @@ def _state(folder: pathlib.Path) -> str:
     return f"failed: {record.error}" if record.error else "begun"
 
 
-def _facts(study: Config, jobs: Sequence[Job], runs: Sequence[Finished]) -> dict[str, Any]:
+def _facts(
+    study: Config, kind: StudyKind, jobs: Sequence[Job], runs: Sequence[Finished]
+) -> dict[str, Any]:
     devices = sorted({run.record.device for run in runs if run.record.device})
     return {
         "runs": len(jobs),
         "finished": len(runs),
         "seeds": sorted({job.seed for job in jobs}),
-        "data": _data(study.base.data),
+        "data": kind.describe_data(),
         "steps": study.base.num_steps,
         "device": "; ".join(devices),
         "minutes": sum(run.record.seconds for run in runs) / 60,
     }
-
-
-def _data(node: Config) -> str:
-    """The source, and which of its images."""
-    setting = SOURCES[node.name].setting
-    return f"{node.name} {node[setting]}" if setting else node.name
 
 
 def _head(study: Config, facts: Mapping[str, Any]) -> str:
