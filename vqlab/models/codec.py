@@ -117,6 +117,8 @@ class Codec(Protocol):
       module: the network, unbound.
       name: what its code is: "indices", "latents" or "concepts".
       units: see `Units`.
+      prefixes: what can be kept first where prefixes are looked at: the units, or of a code of one
+        unit something else that has an order, or neither.
       codebook_size: K of indices [B, ..., G] in 0..K-1; None for a continuous code.
       sampling: how it samples; None where decoding draws nothing.
       setting: how it decodes, in a few words; "" where there is nothing to choose.
@@ -126,6 +128,7 @@ class Codec(Protocol):
     module: Any
     name: str
     units: Units
+    prefixes: Units
     codebook_size: int | None
     sampling: Sampling | None
     setting: str
@@ -156,6 +159,11 @@ class Codec(Protocol):
         The same key is the same noise for any `num_kept`, where there is noise. `sampling` stands
         in the place of the codec's own.
         """
+
+    def decode_prefix(
+        self, weights: Weights, code: jax.Array, num_kept: int | jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """As `decode`, from the first `num_kept` of `prefixes`."""
 
     def losses(
         self,
