@@ -77,7 +77,7 @@ def _facts(
         "finished": len(runs),
         "seeds": sorted({job.seed for job in jobs}),
         "data": kind.describe_data(),
-        "steps": study.base.num_steps,
+        "steps": sorted({job.arm.config.num_steps for job in jobs}),
         "device": "; ".join(devices),
         "minutes": sum(run.record.seconds for run in runs) / 60,
     }
@@ -86,7 +86,7 @@ def _facts(
 def _head(study: Config, facts: Mapping[str, Any]) -> str:
     status = [f"{facts['finished']} of {facts['runs']} runs"]
     status.append(f"{len(facts['seeds'])} seed{'s' * (len(facts['seeds']) != 1)}")
-    status += [f"{facts['steps']:,} steps each", f"data: {facts['data']}"]
+    status += [f"{_range(facts['steps'])} steps each", f"data: {facts['data']}"]
     status += [facts["device"]] * bool(facts["device"])
     status.append(f"{facts['minutes']:.0f} minutes in all")
     return (
@@ -94,6 +94,11 @@ def _head(study: Config, facts: Mapping[str, Any]) -> str:
         f'<p class="lead">{escape(" ".join(study.question.split()))}</p>'
         f'<p class="status">{escape(" · ".join(status))}</p>'
     )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Of numbers in order: "700", or "700 to 3,000"."""
+    return " to ".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
 
 
 def _absent(jobs: Sequence[Job], states: Mapping[str, str]) -> Section:
