@@ -107,7 +107,7 @@ def lfq(
     *,
     entropy_weight: float = 0.1,
     commitment_weight: float = 0.25,
-    inverse_temperature: float = 1.0,
+    inverse_temperature: float = 10.0,
     entropy_bits: int = 0,
 ) -> ml_collections.ConfigDict:
     """LFQ of log2(codebook_size) bits a group; channels 0: one a bit, otherwise linear maps."""
@@ -130,7 +130,7 @@ def bsq(
     *,
     entropy_weight: float = 0.1,
     commitment_weight: float = 0.25,
-    inverse_temperature: float = 1.0,
+    inverse_temperature: float = 10.0,
     entropy_bits: int = 0,
 ) -> ml_collections.ConfigDict:
     """BSQ of log2(codebook_size) bits a group; channels as in `lfq`."""
@@ -201,7 +201,9 @@ PUBLISHED = {
     # BSQ-ViT (imagenet_256x256_bsqvit_b18g18_stylegan_f8_fp16.yaml): 18 bits, entropies by single
     # bits at temperature 1, no commitment loss; codebook_weight 0.1, three times as much in the
     # first 2,000 steps there.
-    "bsq": lambda variant: bsq(2**18, CHANNELS, entropy_bits=1, commitment_weight=0.0),
+    "bsq": lambda variant: bsq(
+        2**18, CHANNELS, entropy_bits=1, commitment_weight=0.0, inverse_temperature=1.0
+    ),
     # LDM's KL autoencoders; see `kl_weight` for the weight.
     "vae": lambda variant: gaussian(KL_CHANNELS[variant]),
 }

@@ -133,6 +133,16 @@ def reconstruction_eval(image_size: int, batch_size: int) -> ml_collections.Conf
     return node
 
 
+def add_fid(config: ml_collections.ConfigDict, image_size: int, batch_size: int) -> None:
+    """FID while training, of the first images; the option `fid` of the configs."""
+    config.inception_weights = ""  # pytorch-fid's or torch-fidelity's .pth, clean-fid's .pt
+    node = evaluation("protocols", image_size, batch_size)
+    node.protocols = "clean"  # or "mgvq", "semanticist", "adm", several with commas between
+    node.measures = "fid"
+    node.limit = 10_000
+    config.evals.fid = node
+
+
 def analyses(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
     """The analyses of the Semanticist paper, over the number of groups or concepts."""
     nodes = ml_collections.ConfigDict()

@@ -75,10 +75,16 @@ def model(
 def training(variant: str, argument: str) -> ml_collections.ConfigDict:
     """The whole config of a variant.
 
-    `argument` holds groups, finetune, bottleneck, analyses and debug.
+    `argument` holds groups, finetune, bottleneck, analyses, fid and debug.
     """
     options = _common.parse_argument(
-        argument, groups=4, finetune=False, bottleneck="", analyses=False, debug=False
+        argument,
+        groups=4,
+        finetune=False,
+        bottleneck="",
+        analyses=False,
+        fid=False,
+        debug=False,
     )
     config = _common.training()
     config.num_steps = 540_000
@@ -108,6 +114,8 @@ def training(variant: str, argument: str) -> ml_collections.ConfigDict:
     if options["analyses"]:
         config.evals.update(_common.analyses(image_size=256, batch_size=64))
         config.evals.explained_variance.repeats = 1  # there is no noise
+    if options["fid"]:
+        _common.add_fid(config, image_size=256, batch_size=64)
     if options["debug"]:
         _shrink(config)
         if not options["bottleneck"]:

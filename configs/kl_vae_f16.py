@@ -18,8 +18,8 @@ Cost: fits a TPU slice v5e:4x8. What it takes there or elsewhere:
 
     python -m vqlab.plan --config=configs/kl_vae_f16.py --topology=v5e:4x8
 
-Options, comma-separated: `ldm`; `debug`, a run of seconds of a narrow network on the embedded
-photographs.
+Options, comma-separated: `ldm`; `fid`, in every evaluation, with --config.inception_weights=FILE;
+`debug`, a run of seconds of a narrow network on the embedded photographs.
 """
 
 import ml_collections
@@ -33,7 +33,7 @@ IMAGE_SIZE = 256
 
 def get_config(argument: str = ""):
     """The config; see the options above."""
-    options = _common.parse_argument(argument, ldm=False, debug=False)
+    options = _common.parse_argument(argument, ldm=False, fid=False, debug=False)
     config = _common.training()
     config.num_steps = 540_000
     config.batch_size = 128
@@ -58,6 +58,8 @@ def get_config(argument: str = ""):
     config.augment.recolour = 0.0
     config.evals = ml_collections.ConfigDict()
     config.evals.reconstruction = _common.reconstruction_eval(IMAGE_SIZE, batch_size=64)
+    if options["fid"]:
+        _common.add_fid(config, IMAGE_SIZE, batch_size=64)
     if options["debug"]:
         _shrink(config)
     return config.lock()
@@ -104,4 +106,6 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
     config.intervals.log, config.intervals.evaluate, config.intervals.checkpoint = 2, 3, 3
     config.data.name = "photos"
     config.loader.num_workers = 0
-    config.evals.reconstruction.update(image_size=64, batch_size=8, limit=8, num_images_kept=4)
+    for node in config.evals.values():
+        node.update(image_size=64, batch_size=8, limit=8)
+    config.evals.reconstruction.num_images_kept = 4

@@ -22,6 +22,8 @@ from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
 from tests.parity.fsq import check_fsq
 from tests.parity.ibq import check_ibq
+from tests.parity.inception import check_inception_features, check_inception_resize
+from tests.parity.measures import check_eval_metrics, check_eval_metrics_extra
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
@@ -49,6 +51,10 @@ KINDS = {
     "(semanticist_trainstep*.npz)",
     "diffusion": "schedules, losses and samplers (semanticist_diffusion*.npz)",
     "diffloss": "the diffusion head of a second stage (semanticist_diffloss_*.npz)",
+    "inception_features": "FID's Inception with seeded weights (inception_features*.npz)",
+    "inception_resize": "the resizes before it (inception_resize*.npz)",
+    "eval_metrics": "FID, KID, Inception Score, precision and recall (eval_metrics.npz)",
+    "eval_metrics_extra": "the same and sFID, of other features (eval_metrics_extra.npz)",
 }
 
 # What the cases of a file of bottlenecks say that they are; Open-MAGVIT2's say nothing.
@@ -84,6 +90,15 @@ def kind(arrays: dict, config: dict) -> str:
     }
     for name, mark in marks.items():
         if mark in arrays:
+            return name
+    families = {
+        "inception_features": "out/torchfid/",
+        "inception_resize": "out/tf1/",
+        "eval_metrics": "out/fid/",
+        "eval_metrics_extra": "out/feats/",
+    }
+    for name, family in families.items():
+        if any(array.startswith(family) for array in arrays):
             return name
     known = "; ".join(f"{name}: {what}" for name, what in KINDS.items())
     raise Unsupported(f"unknown kind of array file; known kinds are {known}")
@@ -122,6 +137,14 @@ def check_file(path: Path) -> Report:
             check_diffusion(report, config)
         case "diffloss":
             check_diffloss(report, config)
+        case "inception_features":
+            check_inception_features(report, config, path)
+        case "inception_resize":
+            check_inception_resize(report, config)
+        case "eval_metrics":
+            check_eval_metrics(report, config)
+        case "eval_metrics_extra":
+            check_eval_metrics_extra(report, config)
     report.finish()
     return report
 

@@ -4,7 +4,7 @@ The networks around it are single linear maps of patches, so that all of this co
 """
 
 import functools
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
+from jax.sharding import AxisType, PartitionSpec
 
 from configs import _bottlenecks as nodes
 from tests import tiny
@@ -19,7 +20,9 @@ from tests.filled import filled
 from vqlab import models
 from vqlab.models.codec import Weights
 from vqlab.models.tokenizer import Tokenizer
+from vqlab.nn.quantized import Quantized
 from vqlab.training.objectives.reconstruction import TokenizerObjective
+from vqlab.training.step import Aux
 
 STRIDE, SIDE = 4, 16
 POSITIONS = (SIDE // STRIDE) ** 2
@@ -70,16 +73,38 @@ def tokenizer_of(node):
     return Tokenizer(Patches(quantizer.input_channels), quantizer, Pictures())
 
 
+class Used(NamedTuple):
+    """What one training step gave, and then the tokenizer in use.
+
+    other: pictures of the first group alone where later groups have other indices. narrow, wide:
+    what the bottleneck makes of bfloat16 latents, and of the same in float32.
+    """
+
+    loss: jax.Array
+    aux: Aux
+    gradients: dict
+    code: jax.Array
+    looked_up: jax.Array
+    features: jax.Array
+    pictures: jax.Array
+    other: jax.Array
+    quantized: Quantized
+    whole: jax.Array
+    narrow: Quantized
+    wide: Quantized
+
+
 def use(tokenizer, images):
-    """(loss, aux, gradients, variables after a step), and what these make of the images."""
+    """All of it as one program."""
     objective = TokenizerObjective(tokenizer, lpips_weight=0.0, adversarial_weight=0.0)
-    codec = tokenizer.codec()
+    codec, key = tokenizer.codec(), jax.random.key(0)
 
     def loss_of(params, variables, images):
-        batch, key = {"images": images}, jax.random.key(1)
+        batch = {"images": images}
         losses, aux = objective(params, variables, {}, batch, rng=key, step=0)
         return losses["tokenizer"], aux
 
+    @jax.jit
     def run(params, variables, images):
         (loss, aux), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             params, variables, images
@@ -88,26 +113,44 @@ def use(tokenizer, images):
         variables = {"params": params["tokenizer"], **aux.variables["tokenizer"]}
         weights = Weights(variables, {})
         code = codec.encode(weights, images)
-        levels = range(codec.units.total + 1)
-        pictures = [codec.decode(weights, code, k, jax.random.key(0)) for k in levels]
+        levels = jnp.arange(codec.units.total + 1)
+        pictures = jax.lax.map(lambda k: codec.decode(weights, code, k, key), levels)
+        other = code.at[..., 1:].set((code[..., 1:] + 1) % (codec.codebook_size or 2))
         quantized = tokenizer.apply(variables, images, method="encode")
-        whole = tokenizer.apply(variables, quantized.latents, method="decode")
-        step = (loss, aux, gradients["tokenizer"], variables)
-        return step, (code, codec.lookup(weights, code), jnp.stack(pictures), quantized, whole)
+        latents = tokenizer.apply(variables, images, method="encode_unquantized")
+        latents = latents.astype(jnp.bfloat16)
+        narrow, wide = (
+            tokenizer.apply(variables, x, method=lambda m, x: m.quantizer(x, train=False))
+            for x in (latents, latents.astype(jnp.float32))
+        )
+        return Used(
+            loss,
+            aux,
+            gradients["tokenizer"],
+            code,
+            codec.lookup(weights, code),
+            codec.features(weights, code),
+            pictures,
+            codec.decode(weights, other, 1, key),
+            quantized,
+            tokenizer.apply(variables, quantized.latents, method="decode"),
+            narrow,
+            wide,
+        )
 
     params, variables = filled(lambda key: objective.init(key, {"images": images}))
-    return jax.jit(run)(params, variables, images)
+    return jax.device_get(run(params, variables, images))
 
 
 @pytest.fixture(scope="module")
 def used():
-    """name -> (tokenizer, *use(tokenizer, images)), computed when first asked for."""
+    """name -> (tokenizer, Used), computed when first asked for."""
     results = {}
 
     def of(name):
         if name not in results:
             tokenizer = tokenizer_of(BOTTLENECKS[name][0])
-            results[name] = tokenizer, *use(tokenizer, tiny.images(4, SIDE))
+            results[name] = tokenizer, use(tokenizer, tiny.images(4, SIDE))
         return results[name]
 
     return of
@@ -115,32 +158,34 @@ def used():
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
 def test_a_training_step_reaches_the_encoder_and_logs_losses_and_usage(name, used):
-    _, (loss, aux, gradients, _), _ = used(name)
+    _, made = used(name)
     _, groups, size, losses = BOTTLENECKS[name]
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, aux, gradients)))
-    assert np.abs(gradients["encoder"]["Dense_0"]["kernel"]).max() > 0
-    vectors = {key for key, value in aux.metrics.items() if value.ndim}
-    assert aux.metrics.keys() - vectors == {"l2", *losses.split()}
-    terms = sum(aux.metrics[key] for key in losses.split())
-    np.testing.assert_allclose(loss, aux.metrics["l2"] + terms, rtol=1e-6)
-    assert vectors >= ({"usage", "perplexity", "dead"} if size else set())
+    metrics = made.aux.metrics
+    for numbers in jax.tree.leaves((made.loss, made.aux, made.gradients)):
+        assert np.isfinite(numbers).all()
+    assert np.abs(made.gradients["encoder"]["Dense_0"]["kernel"]).max() > 0
+    vectors = {key for key, value in metrics.items() if value.ndim}
+    assert metrics.keys() - vectors == {"l2", *losses.split()}
+    terms = sum(metrics[key] for key in losses.split())
+    np.testing.assert_allclose(made.loss, metrics["l2"] + terms, rtol=1e-6)
     if size:
-        perplexity = aux.metrics["perplexity"]
+        assert vectors >= {"usage", "perplexity", "dead"}
+        perplexity = metrics["perplexity"]
         assert perplexity.shape == (groups,)
         assert (1 <= perplexity).all() and (perplexity <= size * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
 def test_indices_look_up_what_the_forward_pass_decodes(name, used):
-    tokenizer, _, (code, looked_up, pictures, quantized, whole) = used(name)
+    tokenizer, made = used(name)
     _, groups, size, _ = BOTTLENECKS[name]
-    np.testing.assert_allclose(looked_up, quantized.latents, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(pictures[-1], whole, rtol=0, atol=1e-5)
-    codec = tokenizer.codec()
-    codec.check_code(np.asarray(code))
+    np.testing.assert_allclose(made.looked_up, made.quantized.latents, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(made.pictures[-1], made.whole, rtol=0, atol=1e-5)
+    codec, code = tokenizer.codec(), made.code
+    codec.check_code(code)
     bits = codec.bits(SIDE, SIDE)
     if size:
-        np.testing.assert_array_equal(code, quantized.indices)
+        np.testing.assert_array_equal(code, made.quantized.indices)
         assert code.shape == (4, 4, 4, groups) and code.dtype == np.int32
         assert (codec.units.total, codec.codebook_size) == (groups, size)
         assert bits == pytest.approx(POSITIONS * groups * np.log2(size))
@@ -151,44 +196,103 @@ def test_indices_look_up_what_the_forward_pass_decodes(name, used):
 
 @pytest.mark.parametrize("name", [name for name in INDEXED if BOTTLENECKS[name][1] > 1])
 def test_a_prefix_is_untouched_by_later_groups(name, used):
-    tokenizer, (_, _, _, variables), (code, _, pictures, _, _) = used(name)
-    groups, size = BOTTLENECKS[name][1:3]
-    weights, codec = Weights(variables, {}), tokenizer.codec()
-    other = code.at[..., 1:].set((code[..., 1:] + 1) % size)
-    decode = jax.jit(codec.decode)  # the number of groups is an array there
-    first = decode(weights, other, jnp.int32(1), jax.random.key(0))
-    np.testing.assert_allclose(first, pictures[1], rtol=0, atol=1e-5)
-    assert np.abs(pictures[1] - pictures[2]).max() > 1e-4
-    assert codec.features(weights, code).shape[:2] == (4, groups)
+    _, made = used(name)
+    np.testing.assert_allclose(made.other, made.pictures[1], rtol=0, atol=1e-5)
+    assert np.abs(made.pictures[1] - made.pictures[2]).max() > 1e-4
+    assert made.features.shape[:2] == (4, BOTTLENECKS[name][1])
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
-def test_bfloat16_latents_of_any_number_of_axes_are_computed_in_float32(name):
-    module = models.build(BOTTLENECKS[name][0])
-    latents = jax.random.normal(jax.random.key(0), (2, 3, module.input_channels), jnp.bfloat16)
-
-    apply = jax.jit(functools.partial(module.apply, train=False))
-    variables = filled(functools.partial(module.init, train=False), latents)
-    narrow = apply(variables, latents)
-    wide = apply(variables, latents.astype(jnp.float32)[:, None, :, None])  # [B, 1, S, 1, C]
-    assert {values.dtype for values in narrow.losses.values()} <= {jnp.dtype("float32")}
-    assert wide.latents.shape == (2, 1, 3, 1, module.latent_channels)
+def test_bfloat16_latents_are_computed_in_float32(name, used):
+    _, made = used(name)
+    losses = [*made.narrow.losses.values(), *made.wide.losses.values()]
+    assert {values.dtype for values in losses} <= {np.dtype("float32")}
     if BOTTLENECKS[name][2]:
-        assert narrow.latents.dtype == jnp.bfloat16
-        np.testing.assert_array_equal(narrow.indices, wide.indices[:, 0, :, 0])
+        assert made.narrow.latents.dtype == jnp.bfloat16
+        assert made.wide.latents.dtype == np.float32
+        np.testing.assert_array_equal(made.narrow.indices, made.wide.indices)
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
-def test_wrong_numbers_of_groups_are_one_line(name):
+def test_positions_have_any_number_of_axes_and_wrong_shapes_and_groups_are_one_line(name):
     module = models.build(BOTTLENECKS[name][0])
-    latents = jnp.zeros((1, 2, module.input_channels))
+
+    def shapes(*axes, channels=module.input_channels, **options):
+        make = functools.partial(module.init_with_output, train=False, **options)
+        return jax.eval_shape(make, jax.random.key(0), jnp.zeros((*axes, channels)))[0]
+
+    for axes in ((2,), (2, 3), (2, 3, 1, 4)):
+        found = shapes(*axes)
+        assert found.latents.shape == (*axes, module.latent_channels)
+        assert not BOTTLENECKS[name][2] or found.indices.shape == (*axes, module.num_groups)
     for number in (-1, module.num_groups + 1):
         with pytest.raises(ValueError, match=f"num_groups={number}") as error:
-            jax.eval_shape(
-                lambda n=number: module.init_with_output(
-                    jax.random.key(0), latents, train=False, num_groups=n
-                )
-            )
+            shapes(1, 2, num_groups=number)
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"\(1, 2, 99\)"):
-        jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 2, 99)), train=False))
+        shapes(1, 2, channels=99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOTTLENECKS)
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_batch_split_over_eight_devices_gives_what_one_device_gives(name, axis_type):
+    module = models.build(BOTTLENECKS[name][0])
+    latents = jax.random.normal(jax.random.key(0), (16, 5, module.input_channels))
+    variables = filled(functools.partial(module.init, train=False), latents)
+    keys = {stream: jax.random.key(i) for i, stream in enumerate(("mask", "reseed", "posterior"))}
+
+    def train(variables, latents):
+        def loss_of(params, latents):
+            quantized, state = module.apply(
+                {**variables, "params": params},
+                latents,
+                train=True,
+                rngs=keys,
+                mutable=["codebook_stats"],
+            )
+            losses = sum(jnp.sum(values) for values in quantized.losses.values())
+            return losses + jnp.mean(quantized.latents**2), (quantized, state)
+
+        return jax.value_and_grad(loss_of, (0, 1), has_aux=True)(
+            variables.get("params", {}), latents
+        )
+
+    one = jax.jit(train)(variables, latents)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        split = jax.device_put(latents, jax.NamedSharding(mesh, PartitionSpec("data")))
+        eight = jax.jit(train)(variables, split)
+    for ours, theirs in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_a_user_s_transforms_give_the_plain_call_s_numbers(name):
+    module = models.build(BOTTLENECKS[name][0])
+    latents = jax.random.normal(jax.random.key(0), (8, 5, module.input_channels))
+    variables = filled(functools.partial(module.init, train=False), latents)
+
+    @jax.jit
+    def plain(variables, x):
+        quantized = module.apply(variables, x, train=False)
+        return quantized.latents, quantized.indices
+
+    def vmapped(variables, x):
+        return jax.vmap(lambda one: jax.tree.map(lambda y: y[0], plain(variables, one[None])))(x)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split = PartitionSpec("data")
+    specs = {"in_specs": (PartitionSpec(), split), "out_specs": split}
+    mapped = jax.jit(jax.shard_map(plain, mesh=mesh, **specs))
+    batch = jax.export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((*batch, *latents.shape[1:]), "float32")
+    exported = jax.export.export(plain)(
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables), shape
+    )
+    expected = plain(variables, latents)
+    for call in (vmapped, mapped, exported.call):
+        found = call(variables, latents)
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -7,6 +7,7 @@ python -m vqlab.convert from-official FILE OUT --config=configs/semanticist_l.py
 python -m vqlab.convert to-official DIR OUT.safetensors              official names and layouts
 python -m vqlab.convert to-diffusers DIR OUT                         a KL autoencoder for diffusers
 python -m vqlab.convert lpips vgg16.pth,vgg.pth OUT.safetensors      LPIPS in one file
+python -m vqlab.convert inception FILE OUT.safetensors               FID's Inception, without pickle
 
 DIR is a workdir, an exported folder, or user/name of one on the Hugging Face Hub. Files are
 .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt and .pkl, of which only tensors are read: no code
@@ -29,7 +30,7 @@ import tempfile
 from typing import Any
 
 from vqlab import inference, models
-from vqlab.export import hub, lpips_weights, official, package
+from vqlab.export import hub, inception_weights, lpips_weights, official, package
 from vqlab.export.card import UNKNOWN_LICENSE
 from vqlab.export.diffusers_folder import save_diffusers
 from vqlab.export.kl_weights import read_kl
@@ -125,6 +126,12 @@ def lpips(weights: str, output: str) -> str:
     return output
 
 
+def inception(weights: str, output: str) -> str:
+    """Writes FID's Inception from pytorch-fid's, torch-fidelity's or clean-fid's file."""
+    inception_weights.convert_inception(weights, output)
+    return output
+
+
 def _step_option(sub: argparse.ArgumentParser) -> None:
     text = "of a workdir: latest (default), best or a number"
     sub.add_argument("--step", default="latest", help=text)
@@ -188,6 +195,8 @@ def parser() -> argparse.ArgumentParser:
     _step_option(sub)
     sub.add_argument("--scaling-factor", type=float, default=1.0, help="of latents in pipelines")
     command("lpips", lpips, ("weights", "vgg16.pth,vgg.pth"), ("output", "the file to write"))
+    text = "pytorch-fid's or torch-fidelity's .pth, or clean-fid's inception-2015-12-05.pt"
+    command("inception", inception, ("weights", text), ("output", "the file to write"))
     return top
 
 

@@ -21,6 +21,7 @@ from vqlab.models.inputs import (
     check_pixels,
     check_real,
 )
+from vqlab.models.padding import pad_to_stride
 from vqlab.ops.counts import check_kept, check_seed, check_whole
 
 
@@ -147,6 +148,14 @@ class Loaded:
             return self._decode(weights, code, kept, key, sampling)
 
         return np.clip(_run(decode, self.weights, self._as_stored(code)), -1.0, 1.0)
+
+    def pad(self, images: np.ndarray) -> np.ndarray:
+        """Images of any sides as `encode` takes them, continued by reflection below and right.
+
+        What is decoded of them is cropped back: `decode(encode(pad(images)))[:, :H, :W]` for images
+        [B, H, W, 3]. A tokenizer of one image size changes nothing.
+        """
+        return pad_to_stride(np.asarray(images), self.codec.sizes.get("stride", 1))
 
     def lookup(self, code: np.ndarray) -> np.ndarray:
         """[B, ..., C] float32: the vectors of a code, which second stages read.

@@ -58,6 +58,8 @@ def main() -> None:
     study = _STUDY.value
     with cluster.ending_with_peers(EXIT_STOPPED), cli.exit_on_error():
         cluster.join()
+        if cli.CONFIG.value is not None:
+            raise ValueError("a study takes --study; settings of all arms are --study.base...")
         if _DATA.value is not None:
             with study.unlocked():
                 with_data(study.base, _DATA.value)

@@ -9,14 +9,17 @@ and by an ideal static code; a VAE by its KL, and by its means rounded to severa
     python -m vqlab.study --study=configs/studies/beat_vae.py --workdir=DIR --data=folder:PHOTOS
 
 Arms stand at three rates, 10, 20 and 40 bits a position (0.625, 1.25 and 2.5 bits a pixel at fixed
-length), and a VAE of 8 channels at four KL weights. What differs between arms is the bottleneck,
-with as many latent channels as its papers give it; each learns at the same rate for as many steps.
+length; 14, 28 and 56 a position of a published backbone), and a VAE of 8 channels at four weights
+of its KL. Quantizers share 32 latent channels, with linear maps where they take fewer. Nothing else
+differs.
 
 Options, comma-separated: `quick`, eight arms and one seed; `debug`, a run of seconds of each arm of
 `quick`; `backbone=f16` (or `f8`, `f32`), MGVQ's published network and recipe in place of the
 demo's, for a pod: give it `--data=tfds:imagenet2012` and
 `--study.base.objective.lpips_weights=vgg16.pth,vgg.pth`.
 """
+
+from typing import NamedTuple
 
 import ml_collections
 
@@ -31,18 +34,31 @@ QUESTION = """
 
 CHANNELS = 32  # of the latents that are quantized, as in MGVQ
 VAE_CHANNELS = 8
-KL_WEIGHTS = (5e-2, 1e-2, 3e-3, 1e-3)
-STEPS = (4.0, 2.0, 1.0, 0.5, 0.25)  # of rounding, in units of the latents' spread
+KL_WEIGHTS = (2e-1, 5e-2, 1e-2, 3e-3)  # see `_vae`
+STEPS = (2.0, 1.4, 1.0, 0.7, 0.5, 0.25)  # of rounding, in units of the latents' spread
 QUICK = (
     "autoencoder",
-    "vae_1e-2",
-    "vae_1e-3",
+    "vae_050",
+    "vae_010",
     "vq",
     "vq_not_reseeded",
     "fsq_2",
-    "rvq_4x32",
-    "mgvq_4x32",
+    "rvq_4",
+    "mgvq_4",
 )
+
+
+class Sizes(NamedTuple):
+    """whole: codewords of one codebook. part: of one of two that share its bits. levels: of a grid
+    of nearly as many points as `whole`."""
+
+    whole: int
+    part: int
+    levels: tuple[int, ...]
+
+
+SMALL = Sizes(1024, 32, (8, 5, 5, 5))
+PUBLISHED = Sizes(16_384, 128, (8, 8, 8, 6, 5))  # VQ-16384 stands in MGVQ's tables
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
@@ -58,53 +74,57 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     study.anchor = "VAE"
     study.num_pictures = 4
     study.may_differ = ()
-    arms = _arms(study)
+    arms = _arms(study, PUBLISHED if backbone else SMALL)
     study.order = QUICK if is_short else tuple(arms)  # a ConfigDict sorts its keys
     study.arms = {name: arms[name] for name in study.order}
     return study.lock()
 
 
-def _arms(study: ml_collections.ConfigDict) -> dict:
+def _arms(study: ml_collections.ConfigDict, size: Sizes) -> dict:
     """All arms, in the order of legend and table; those of one rate lie side by side."""
-    make = _bottlenecks
+    make, whole, part = _bottlenecks, size.whole, size.part
+    bits, levels = whole.bit_length() - 1, "x".join(map(str, size.levels))
     nested = {"mask_range": (0.1, 0.3), "mask_per_sample": True}
     arms = {
         "autoencoder": _arm("Autoencoder, 32 channels", "Autoencoder", make.none(CHANNELS)),
         "autoencoder_8": _arm("Autoencoder, 8 channels", "Autoencoder", make.none(VAE_CHANNELS)),
     }
     for weight in KL_WEIGHTS:
-        arms[f"vae_{weight:.0e}".replace("e-0", "e-")] = _vae(weight, study.base.image_size)
-    arms |= {
-        # 10 bits a position.
-        "vq": _arm("VQ 1024", "VQ", make.vector_quantizer(CHANNELS, 1024)),
-        "vq_not_reseeded": _arm(
-            "VQ 1024, never reseeded",
-            "VQ, never reseeded",
-            make.vector_quantizer(CHANNELS, 1024, reseed=False),
-        ),
-        "simvq": _arm("SimVQ 1024", "SimVQ", make.simvq(CHANNELS, 1024)),
-        "fsq_1": _arm("FSQ 8x5x5x5", "FSQ", make.fsq((8, 5, 5, 5), CHANNELS)),
-        "bsq_1": _arm("BSQ, 10 bits", "BSQ", make.bsq(1024, CHANNELS)),
-        "rvq_2x32": _arm("RVQ 2x32", "RVQ", make.residual_quantizer(CHANNELS, 32, 2)),
-        "mgvq_1x1024": _arm("MGVQ 1x1024", "MGVQ", make.grouped(CHANNELS, 1024, 1)),
-        "mgvq_2x32": _arm("MGVQ 2x32", "MGVQ", make.grouped(CHANNELS, 32, 2, **nested)),
-        # 20 bits.
-        "fsq_2": _arm("FSQ, 2 of 8x5x5x5", "FSQ", make.fsq((8, 5, 5, 5), CHANNELS, 2)),
-        "bsq_2": _arm("BSQ, 2 of 10 bits", "BSQ", make.bsq(1024, CHANNELS, 2)),
-        "rvq_4x32": _arm("RVQ 4x32", "RVQ", make.residual_quantizer(CHANNELS, 32, 4)),
-        "mgvq_4x32": _arm("MGVQ 4x32", "MGVQ", make.grouped(CHANNELS, 32, 4, **nested)),
-        "mgvq_2x1024": _arm("MGVQ 2x1024", "MGVQ", make.grouped(CHANNELS, 1024, 2, **nested)),
-        "mgvq_4x32_free": _arm(
-            "MGVQ 4x32, not nested", "MGVQ, not nested", make.grouped(CHANNELS, 32, 4)
-        ),
-        # 40 bits.
-        "fsq_4": _arm("FSQ, 4 of 8x5x5x5", "FSQ", make.fsq((8, 5, 5, 5), CHANNELS, 4)),
-        "rvq_8x32": _arm("RVQ 8x32", "RVQ", make.residual_quantizer(CHANNELS, 32, 8)),
-        "mgvq_8x32": _arm("MGVQ 8x32", "MGVQ", make.grouped(CHANNELS, 32, 8, **nested)),
-        "mgvq_8x32_free": _arm(
-            "MGVQ 8x32, not nested", "MGVQ, not nested", make.grouped(CHANNELS, 32, 8)
-        ),
-    }
+        name = f"vae_{1000 * weight:03.0f}"  # thousandths
+        arms[name] = _vae(weight, study.base.image_size)
+
+    # One codebook's rate.
+    arms["vq"] = _arm(f"VQ {whole}", "VQ", make.vector_quantizer(CHANNELS, whole))
+    arms["vq_not_reseeded"] = _arm(
+        f"VQ {whole}, never reseeded",
+        "VQ, never reseeded",
+        make.vector_quantizer(CHANNELS, whole, reseed=False),
+    )
+    arms["simvq"] = _arm(f"SimVQ {whole}", "SimVQ", make.simvq(CHANNELS, whole))
+    arms["fsq_1"] = _arm(f"FSQ {levels}", "FSQ", make.fsq(size.levels, CHANNELS))
+    arms["bsq_1"] = _arm(f"BSQ, {bits} bits", "BSQ", make.bsq(whole, CHANNELS))
+    arms["mgvq_1"] = _arm(f"MGVQ 1x{whole}", "MGVQ", make.grouped(CHANNELS, whole, 1))
+    # Twice, then four times as many bits.
+    arms["fsq_2"] = _arm(f"FSQ, 2 of {levels}", "FSQ", make.fsq(size.levels, CHANNELS, 2))
+    arms["bsq_2"] = _arm(f"BSQ, 2 of {bits} bits", "BSQ", make.bsq(whole, CHANNELS, 2))
+    arms["mgvq_2_whole"] = _arm(
+        f"MGVQ 2x{whole}", "MGVQ", make.grouped(CHANNELS, whole, 2, **nested)
+    )
+    arms["fsq_4"] = _arm(f"FSQ, 4 of {levels}", "FSQ", make.fsq(size.levels, CHANNELS, 4))
+    # All three rates from parts of half a codebook's bits.
+    for count in (2, 4, 8):
+        arms[f"rvq_{count}"] = _arm(
+            f"RVQ {count}x{part}", "RVQ", make.residual_quantizer(CHANNELS, part, count)
+        )
+        arms[f"mgvq_{count}"] = _arm(
+            f"MGVQ {count}x{part}", "MGVQ", make.grouped(CHANNELS, part, count, **nested)
+        )
+    for count in (2, 4, 8):
+        arms[f"mgvq_{count}_free"] = _arm(
+            f"MGVQ {count}x{part}, not nested",
+            "MGVQ, not nested",
+            make.grouped(CHANNELS, part, count),
+        )
     return arms
 
 

@@ -143,14 +143,24 @@ def test_the_report_has_a_row_for_each_point(grouped, gaussian):
 
 def test_what_cannot_be_sent_is_said():
     make_batches = stubs.batches(stubs.images())
-    with pytest.raises(ValueError, match="how concepts are sent"):
-        RateDistortion(stubs.codec_of(stubs.semanticist()), make_batches)
+    with pytest.raises(ValueError, match="concepts are numbers: give steps to which they are"):
+        RateDistortion(stubs.codec_of(stubs.semanticist()), make_batches, steps=())
     codec = stubs.codec_of(stubs.autoencoder())
     with pytest.raises(ValueError, match=r"steps=\(1.0, 0\) must all be above 0"):
         RateDistortion(codec, make_batches, steps=(1.0, 0))
     evaluator = RateDistortion(codec, make_batches, networks=("lpips",))
     with pytest.raises(ValueError, match="weights were not given"):
         evaluator.measure(stubs.weights_of(stubs.autoencoder()), {})
+
+
+def test_concepts_cost_the_entropy_of_each_of_their_numbers():
+    codec = stubs.codec_of(stubs.semanticist())
+    codings = codec.codings((0.5,))
+    concepts = jax.random.normal(jax.random.key(1), (3, stubs.CONCEPTS, stubs.CONCEPT_DIM))
+    sent = codings.ways[0].encode(None, concepts, None, 0.5)
+    assert sent.symbols.shape == (3, stubs.CONCEPTS * stubs.CONCEPT_DIM)
+    np.testing.assert_array_equal(sent.code, sent.symbols.reshape(concepts.shape) * 0.5)
+    assert np.abs(sent.code - concepts).max() <= 0.25
 
 
 def test_samples_hang_on_the_seed_alone(gaussian):

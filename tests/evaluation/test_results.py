@@ -127,3 +127,12 @@ def test_without_evaluators_nothing_is_written(tmp_path):
         tmp_path, CONFIG, CODECS["mgvq"].card(), {}, {}, step=1, parameters=1, load_path=""
     )
     assert page is None and not list(tmp_path.iterdir())
+
+
+def test_numbers_of_other_evaluators_stay_with_the_step_they_were_taken_at(tmp_path):
+    _write(tmp_path, {"x": Simple()}, {"x/psnr": 20.0}, step=3)
+    page = _write(tmp_path, {"y": Simple()}, {"y/psnr": math.nan}, step=7)
+    saved = json.loads((tmp_path / results.EVALUATION_FILE).read_text())["results"]
+    assert saved["x/psnr"] == {"value": 20.0, "protocol": "in dB", "step": 3}
+    assert saved["y/psnr"] == {"value": None, "protocol": "in dB", "step": 7}
+    assert "<h2>Measured before</h2>" in page and "x/psnr" in page

@@ -1,7 +1,8 @@
 """LFQ and BSQ beside three released families: values, indices, losses, entropies and gradients."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tests.parity.bottleneck import Case, Options
@@ -42,7 +43,7 @@ def _check_pytorch(report: Report, config: dict, case: dict) -> None:
     call.finish()
 
     def loss(losses):
-        return sum(jnp.mean(values) for values in losses.values())
+        return sum(values.mean() for values in losses.values())
 
     module = (BSQ if is_spherical else LFQ)(**arguments, **own)
     case = Case(report, config, name, module, is_image=is_image, loss=loss)
@@ -53,16 +54,16 @@ def _check_pytorch(report: Report, config: dict, case: dict) -> None:
         case.check_latents(f"{mode}/quantized", quantized.latents)
         case.check_indices(f"{mode}/indices", quantized.indices)
         case.check_latents(f"{mode}/codes_from_indices", codes)
-        commitment = jnp.mean(quantized.losses["commit"]) / (weight or 1.0)
+        commitment = quantized.losses["commit"].mean() / (weight or 1.0)
         case.check_numbers(f"{mode}/aux_loss", loss(quantized.losses))
         case.check_numbers(f"{mode}/commitment", commitment)
         for theirs, ours in (("per_sample", "token"), ("batch", "batch")):
-            entropy = jnp.mean(quantized.stats.get(f"{ours}_entropy", jnp.zeros(1)))
+            entropy = quantized.stats.get(f"{ours}_entropy", np.zeros(1)).mean()
             note = "" if is_training else OUTSIDE
             case.check_numbers(f"{mode}/{theirs}_entropy", entropy, note=note)
         case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
-    _, grad_x = case.run(True, x, jnp.zeros_like(cotangent)).gradients
+    _, grad_x = case.run(True, x, np.zeros_like(cotangent)).gradients
     case.check_latents("train/grad_x_of_aux", grad_x, GRADIENT_LIMIT)
 
 
@@ -92,15 +93,18 @@ def _check_bsqvit(report: Report, config: dict, case: dict) -> None:
     x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
     places = size * np.arange(module.num_groups)[::-1]
     (_, entropy), logits = case.methods(x, "entropies", "logits")
+    probabilities = jax.jit(mean_code_probabilities)(logits)
     for mode in ("train", "eval"):
         value, quantized, _, _, grads = case.run(mode == "train", x, cotangent)
         case.check_latents(f"{mode}/quantized", quantized.latents)
         case.check_indices(f"{mode}/group_indices", quantized.indices)
         whole = np.sum(np.asarray(quantized.indices, np.int64) << places, -1)
         case.check_indices(f"{mode}/indices", whole)
-        case.check_numbers(f"{mode}/loss", sum(jnp.sum(x) for x in quantized.losses.values()))
-        case.check_numbers(f"{mode}/codebook_entropy", jnp.sum(entropy))
-        case.check_numbers(f"{mode}/avg_prob", mean_code_probabilities(logits))
+        case.check_numbers(
+            f"{mode}/loss", sum(values.sum() for values in quantized.losses.values())
+        )
+        case.check_numbers(f"{mode}/codebook_entropy", entropy.sum())
+        case.check_numbers(f"{mode}/avg_prob", probabilities)
         case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
 
@@ -133,22 +137,22 @@ def _check_magvit2(report: Report, config: dict, case: dict) -> None:
         report.arrays[f"in/{name}/{key}"] = report.arrays[f"in/{name}/{key}"][None]
 
     def loss(losses):
-        return sum(weights[key] * jnp.mean(values) for key, values in losses.items())
+        return sum(weights[key] * values.mean() for key, values in losses.items())
 
     case = Case(report, config, name, module, is_image=True, loss=loss)
     x, cotangent = (case.to_own(case.input(key)[0]) for key in ("x", "R"))
     size, groups = module.codebook_size, module.num_groups
-    every = jnp.broadcast_to(jnp.arange(size)[:, None], (size, groups))
+    every = np.broadcast_to(np.arange(size)[:, None], (size, groups))
     case.check_numbers("codebook", case.methods(every, "lookup_groups")[0][:, 0])
     for mode in ("train", "eval"):
         note = "" if mode == "train" else OUTSIDE
         value, quantized, _, codes, grads = case.run(mode == "train", x, cotangent)
         case.check_latents(f"{mode}/quantized", quantized.latents)
         _check_magvit2_indices(case, mode, quantized.indices, tuple(bits))
-        case.check_numbers(f"{mode}/commitment", jnp.mean(quantized.losses["commit"]))
+        case.check_numbers(f"{mode}/commitment", quantized.losses["commit"].mean())
         case.check_numbers(f"{mode}/entropy_aux_loss", quantized.losses["entropy"][0])
         for theirs, ours in (("per_sample", "token"), ("codebook", "batch")):
-            entropy = quantized.stats.get(f"{ours}_entropy", jnp.zeros(1))[0]
+            entropy = quantized.stats.get(f"{ours}_entropy", np.zeros(1))[0]
             case.check_numbers(f"{mode}/{theirs}_entropy", entropy, note=note)
         case.check_numbers(f"{mode}/objective", value)
         case.check_gradients(f"{mode}/", grads, {})
@@ -168,6 +172,7 @@ def _check_magvit2_indices(case: Case, mode: str, indices, bits: tuple[int, ...]
     if not bits:
         case.check_indices(f"{mode}/indices", indices)
         return
-    parts = split_indices(indices, bits, low_bit_first=True)
+    split = functools.partial(split_indices, num_bits=bits, low_bit_first=True)
+    parts = np.asarray(jax.jit(split)(indices))
     for i, part in enumerate(("pre", "post")):
         case.check_indices(f"{mode}/indices_{part}", parts[..., i])

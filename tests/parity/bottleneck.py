@@ -17,13 +17,13 @@ RNGS = {"reseed": jax.random.key(0), "mask": jax.random.key(1)}
 
 
 class Pass(NamedTuple):
-    """The objective, what the bottleneck returned, its new collections, what its indices look up,
+    """The objective, what the bottleneck returned, its new running sums, what its indices look up,
     and the gradients by parameters and by x."""
 
-    value: jax.Array
+    value: np.ndarray
     quantized: Quantized
-    state: Mapping
-    codes: jax.Array
+    sums: Mapping
+    codes: np.ndarray
     gradients: tuple
 
 
@@ -50,12 +50,12 @@ class Case:
     ):
         self.report, self.name, self.module, self.is_image = report, name, module, is_image
         self._programs: dict[bool, Callable] = {}
-        self._loss = loss or (lambda losses: sum(jnp.sum(values) for values in losses.values()))
+        self._loss = loss or (lambda losses: sum(values.sum() for values in losses.values()))
         self._own_errors = config.get("f32_vs_f64_max_abs_diff", {})
         example = self.to_own(self.input("x")[0])
         self.variables = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(lambda: dict(module.init(jax.random.key(0), example, train=False))),
+            lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(lambda x: dict(module.init(jax.random.key(0), x, train=False)), example),
         )
         self.variables.setdefault("params", {})
         self.variables["params"] |= linear_layers(report, f"w/{name}/")
@@ -64,27 +64,29 @@ class Case:
         """in/NAME/KEY with an axis of steps in front."""
         return self.report.take(f"in/{self.name}/{key}")
 
-    def weight(self, key: str) -> jax.Array:
+    def weight(self, key: str) -> np.ndarray:
         """w/NAME/KEY."""
-        return jnp.asarray(self.report.take(f"w/{self.name}/{key}"))
+        return np.asarray(self.report.take(f"w/{self.name}/{key}"))
 
-    def to_own(self, array) -> jax.Array:
+    def to_own(self, array) -> np.ndarray:
         """Channels last."""
-        return jnp.asarray(np.moveaxis(array, 1, -1) if self.is_image else array)
+        return np.moveaxis(array, 1, -1) if self.is_image else np.asarray(array)
 
     def to_theirs(self, array) -> np.ndarray:
         """Undoes `to_own`."""
         return np.moveaxis(np.asarray(array), -1, 1) if self.is_image else np.asarray(array)
 
-    def run(self, train: bool, x: jax.Array, cotangent: jax.Array, variables=None) -> Pass:
+    def run(self, train: bool, x: np.ndarray, cotangent: np.ndarray, variables=None) -> Pass:
         """A pass in training or evaluation, with these variables or the file's."""
         variables = variables or self.variables
         if train not in self._programs:
             objective = functools.partial(self._objective, train)
             self._programs[train] = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
-        outputs = self._programs[train](variables["params"], x, variables, cotangent)
-        (value, (quantized, state, codes)), gradients = outputs
-        return Pass(value, quantized, state, codes, gradients)
+        outputs = jax.device_get(
+            self._programs[train](variables["params"], x, variables, cotangent)
+        )
+        (value, (quantized, sums, codes)), gradients = outputs
+        return Pass(value, quantized, sums, codes, gradients)
 
     def _objective(self, train, params, x, variables, cotangent):
         variables = variables | {"params": params}
@@ -94,7 +96,10 @@ class Case:
         )
         codes = self.module.apply(variables, quantized.indices, method="lookup")
         value = jnp.sum(quantized.latents * cotangent) + self._loss(quantized.losses)
-        return value, (quantized, state, codes)
+        # What no file holds need not be compiled.
+        stats = {name: x for name, x in quantized.stats.items() if name.endswith("entropy")}
+        sums = {name: x for name, x in state["codebook_stats"].items() if name.startswith("ema")}
+        return value, (quantized._replace(stats=stats), sums, codes)
 
     def methods(self, argument, *names: str) -> tuple:
         """What methods of the module say of `argument` with the file's variables."""
@@ -102,7 +107,7 @@ class Case:
         def call(argument):
             return tuple(self.module.apply(self.variables, argument, method=m) for m in names)
 
-        return jax.jit(call)(argument)
+        return jax.device_get(jax.jit(call)(argument))
 
     def check_indices(self, key: str, indices) -> None:
         """Compares out/NAME/KEY, of whatever shape."""
@@ -142,8 +147,8 @@ def linear_layers(report: Report, prefix: str) -> dict:
     """Parameters of the linear maps in front and behind, those that the file has."""
     return {
         layer: {
-            "kernel": jnp.asarray(report.take(f"{prefix}{layer}.weight").T),
-            "bias": jnp.asarray(report.take(f"{prefix}{layer}.bias")),
+            "kernel": report.take(f"{prefix}{layer}.weight").T,
+            "bias": report.take(f"{prefix}{layer}.bias"),
         }
         for layer in LAYERS
         if f"{prefix}{layer}.weight" in report.arrays

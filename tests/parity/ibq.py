@@ -1,7 +1,5 @@
 """IBQ beside SEED-Voken's, which knows no modes."""
 
-import jax.numpy as jnp
-
 from tests.parity.bottleneck import Case, Options
 from tests.parity.report import Report
 from vqlab.nn.ibq import IBQ
@@ -31,10 +29,10 @@ def _check_case(report: Report, config: dict, case: dict) -> None:
     options.finish()
 
     def quantization(losses):
-        return sum(jnp.sum(losses[key]) for key in ("soft", "commit", "vq"))
+        return sum(losses[key].sum() for key in ("soft", "commit", "vq"))
 
     def loss(losses):
-        return quantization(losses) + weight * jnp.sum(losses["entropy"])
+        return quantization(losses) + weight * losses["entropy"].sum()
 
     case = Case(report, config, name, module, is_image=True, loss=loss)
     case.variables["params"]["codebook"] = case.weight("embedding.weight")[None]

@@ -96,9 +96,11 @@ def _check_case(case: Case, keep: np.ndarray, module: LearnedCodebooks) -> None:
     variables = start
     for k, (x, cotangent) in enumerate(inputs):
         prefix = "train/" if len(inputs) == 1 else f"train/s{k}/"
-        quantized, state = _check_pass(case, prefix, variables, x, cotangent, keep)
-        params = module.post_update(variables["params"], quantized.update)
-        variables = {"params": params, **state}
+        quantized, sums = _check_pass(case, prefix, variables, x, cotangent, keep)
+        update = jax.tree.map(jnp.asarray, quantized.update)
+        params = module.post_update(variables["params"], update)
+        stats = variables["codebook_stats"] | sums
+        variables = {"params": params, "codebook_stats": stats}
         _check_state(case, prefix, names, variables, start)
     _check_pass(case, "eval/", start, *inputs[0], np.ones_like(keep))
 
@@ -111,7 +113,7 @@ def _with_state(case: Case) -> dict:
     module = case.module
     names = _layer_names(module, isinstance(module, ResidualQuantizer))[-module.num_codebooks :]
     own = {
-        ours: jnp.concatenate([case.weight(n + theirs) for n in names])
+        ours: np.concatenate([case.weight(n + theirs) for n in names])
         for theirs, ours in STATE.items()
     }
     params = {**case.variables["params"], "codebook": own.pop("codebook")}
@@ -129,15 +131,15 @@ def _layer_names(module: LearnedCodebooks, is_residual: bool) -> list[str]:
 
 def _released_loss(losses):
     """One loss there, with gradients to token and codeword; here two of the same value."""
-    total = jnp.sum(losses["commit"])
+    total = losses["commit"].sum()
     if "vq" in losses:
-        total += jnp.sum(losses["vq"] - jax.lax.stop_gradient(losses["vq"]))
+        total += (losses["vq"] - jax.lax.stop_gradient(losses["vq"])).sum()
     return total
 
 
 def _check_pass(case: Case, prefix: str, variables: dict, x, cotangent, keep: np.ndarray) -> tuple:
-    """The bottleneck's result and its new collections."""
-    value, quantized, state, _, grads = case.run(
+    """What the bottleneck returned, and its new running sums."""
+    value, quantized, sums, _, grads = case.run(
         prefix != "eval/", case.to_own(x), case.to_own(cotangent), variables
     )
     case.check_latents(prefix + "quantized", quantized.latents)
@@ -151,7 +153,7 @@ def _check_pass(case: Case, prefix: str, variables: dict, x, cotangent, keep: np
         for i, name in enumerate(names[: case.module.num_codebooks])
     }
     case.check_gradients(prefix, grads, {} if case.module.learns_by_ema else codebooks)
-    return quantized, state
+    return quantized, sums
 
 
 def _check_state(case: Case, prefix: str, names, variables: dict, start: dict) -> None:

@@ -14,6 +14,7 @@ from vqlab.evaluation.needs import Unmeasurable
 from vqlab.evaluation.pca import PCABaseline
 from vqlab.evaluation.pca_spectrum import ComponentSpectrum
 from vqlab.evaluation.probe import LinearProbe
+from vqlab.evaluation.protocol_evaluator import ProtocolEvaluator
 from vqlab.evaluation.rate_distortion import RateDistortion
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
 from vqlab.evaluation.spectrum import PowerSpectrum
@@ -29,6 +30,7 @@ class EvaluationError(RuntimeError):
 EVALUATORS = {
     "reconstruction": ReconstructionEvaluator,
     "rate_distortion": RateDistortion,
+    "protocols": ProtocolEvaluator,
     "explained_variance": ExplainedVariance,
     "spectrum": PowerSpectrum,
     "probe": LinearProbe,

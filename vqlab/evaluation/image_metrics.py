@@ -143,13 +143,14 @@ def ssim_uniform(
 
 
 def ssim_gaussian(
-    images: Float[Array, "B H W 3"], reconstruction: Float[Array, "_B _H _W 3"]
+    images: Float[Array, "B H W 3"], reconstruction: Float[Array, "_B _H _W 3"], clip: bool = True
 ) -> dict[str, Float[Array, " B"]]:
     """SSIM of each pair with 11x11 Gaussian windows (sigma 1.5) on floats in [0, 1], biased.
 
     `ssim_gaussian`: the mean over a window around every pixel, where the image goes on as its own
     reflection. Equals torchmetrics.functional's structural_similarity_index_measure(data_range=1)
-    (1.4.2, 1.9.0), which Semanticist's numbers are of, there of pixels that are not clipped.
+    (1.4.2, 1.9.0), which Semanticist's numbers are of, there of pixels that are not clipped, as
+    here without `clip`.
     `ssim_gaussian_valid`: the mean over the windows inside the image, the pixels at least 5 from
     the border. Equals tf.image.ssim and Wang et al.
 
@@ -159,7 +160,8 @@ def ssim_gaussian(
     _check_pair(images, reconstruction, GAUSSIAN_WINDOW)
     border = GAUSSIAN_WINDOW // 2
     around = ((0, 0), (border, border), (border, border), (0, 0))
-    x, y = (jnp.pad(to_unit(z), around, mode="reflect") for z in (images, reconstruction))
+    pair = [to_unit(z) if clip else _unclipped_unit(z) for z in (images, reconstruction)]
+    x, y = (jnp.pad(z, around, mode="reflect") for z in pair)
     everywhere = dm_pix.ssim(x, y, filter_size=GAUSSIAN_WINDOW, return_map=True)  # [B, H, W, 3]
     inside = everywhere[:, border:-border, border:-border]
     return {
@@ -172,6 +174,10 @@ def mean_colour(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """Each image painted in its own mean colour: what three numbers an image can do."""
     images = jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
     return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
+
+
+def _unclipped_unit(images: Array) -> Array:
+    return (images.astype(jnp.float32) + 1.0) / 2.0
 
 
 def _to_decibel(mse: Array) -> Array:

@@ -18,6 +18,7 @@ CODING_TITLES = {
     "samples": "posterior samples",
     "means": "posterior means, rounded",
     "latents": "latents, rounded",
+    "concepts": "concepts, rounded",
 }
 
 _RATE = "_bits_per_pixel"

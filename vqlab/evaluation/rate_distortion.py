@@ -31,20 +31,20 @@ from vqlab.models.pretrained.lpips import MIN_SIDE
 RATES = {
     "fixed": "bits per pixel, every index at its fixed length",
     "entropy": "bits per pixel of an ideal static code: the empirical entropy, on these images, of "
-    "each group's (channel's) symbols, which the table that a decoder needs is not counted in",
+    "each group's or channel's symbols, which the table that a decoder needs is not counted in",
     "kl": "bits per pixel, the posterior's KL divergence from its prior: what bits-back coding "
     "reaches in the ideal; distortions are those of decoded posterior samples",
 }
 SSIM = ("ssim",)
-STEPS = (4.0, 2.0, 1.0, 0.5, 0.25)
+STEPS = (2.0, 1.0, 0.5, 0.25)
 
 
 class RateDistortion(Evaluator):
     """Sends the images in every way that the codec has, decodes them, and measures both ends.
 
     Of indices: at fixed length and by their entropy, for each number of groups kept. Of a VAE: its
-    KL with decoded samples, and its means rounded to several steps. Of other continuous latents:
-    the latents, rounded.
+    KL with decoded samples, and its means rounded to several steps. Of other continuous codes:
+    the numbers, rounded.
 
     Args:
       codec: of the tokenizer.
@@ -54,7 +54,7 @@ class RateDistortion(Evaluator):
       seed: of posterior samples and of the decoder's noise.
 
     Raises:
-      ValueError: the codec has no way of sending its code, or a step is not above 0.
+      ValueError: a continuous code without steps, or a step that is not above 0.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("lpips",)
@@ -72,8 +72,8 @@ class RateDistortion(Evaluator):
             raise ValueError(f"steps={tuple(steps)} must all be above 0")
         self._codec = codec
         self._codings = codec.codings(tuple(steps))
-        if self._codings is None:
-            raise ValueError(f"nobody has said yet how {codec.name} are sent: no rate, no plane")
+        if not self._codings.ways:
+            raise ValueError(f"{codec.name} are numbers: give steps to which they are rounded")
         self._levels = codec.units.levels or (codec.units.total,)
         self._make_batches = make_batches
         self._lpips = lpips = "lpips" in networks
@@ -162,7 +162,7 @@ class RateDistortion(Evaluator):
         if metric == "spread":
             return "root mean square of the latents on these images, the unit of the steps"
         if metric == "num_symbols":
-            return "symbols of each group (channel) behind its entropy: images x positions"
+            return "symbols of each group or channel behind its entropy: images x positions"
         rate = metric.removesuffix("_bits_per_pixel")
         return RATES[rate] if rate != metric else PROTOCOLS[metric]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -81,8 +82,9 @@ def write_report(
     ]
     parts = [f"<h1>{escape(title)}</h1>", _summary(summary or {}), *shown, _config(config)]
     page = document(title, "\n".join(parts), ("page.css", *sliders.ASSETS))
-    path = workdir / REPORT_FILE
-    path.write_text(page, encoding="utf-8")
+    path, part = workdir / REPORT_FILE, workdir / f"{REPORT_FILE}.part"
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, path)
     return path
 
 

@@ -187,9 +187,8 @@ class Codec(Protocol):
     def tokens(self, weights: Weights, images: jax.Array) -> jax.Array:
         """[B, ..., C]: the vectors of images before they are quantized; a continuous code."""
 
-    def codings(self, steps: Sequence[float] = ()) -> Codings | None:
-        """The ways of sending its code, with `steps` of quantization where it is continuous; None
-        where there is none so far."""
+    def codings(self, steps: Sequence[float] = ()) -> Codings:
+        """The ways of sending its code, with `steps` of quantization where it is continuous."""
 
     def bits(self, height: int, width: int) -> float | None:
         """Bits of the code of an image of so many pixels at fixed length; None: continuous."""

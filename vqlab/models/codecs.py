@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqlab.models.codec import Card, Sampling, Units
-from vqlab.models.codings import Coding, Codings, Sent
+from vqlab.models.codings import Coding, Codings, Sent, mean_square, rounded
 from vqlab.models.concept_decoding import NO_GUIDANCE, concept_losses, decode_concepts
 from vqlab.ops.components import keep_components
 from vqlab.ops.pixels import as_floats, mse_per_image
@@ -180,7 +180,7 @@ class IndexCodec(_PixelCodec):
         """The indices, at fixed length or by a code for each group; see `Codec`."""
         del steps
         bits = (math.log2(self.codebook_size),) * self.units.total
-        way = Coding("indices", "indices", self._send, symbol_bits=bits)
+        way = Coding("indices", self._send, symbol_bits=bits)
         return Codings(self.encode, (way,))
 
     def _send(self, weights, indices, key, step):
@@ -252,10 +252,10 @@ class LatentCodec(_Continuous, _PixelCodec):
         The network also has `encode_unquantized(images)`, what its bottleneck takes; see `Codec`.
         """
         has_posterior = self.module.quantizer.has_posterior
-        name, title = ("means", "posterior means") if has_posterior else ("latents", "latents")
-        ways = [Coding(name, f"{title}, rounded", self._send_rounded, step) for step in steps]
+        name = "means" if has_posterior else "latents"
+        ways = [Coding(name, self._send_rounded, step) for step in steps]
         if has_posterior:
-            ways.insert(0, Coding("samples", "posterior samples", self._send_sample))
+            ways.insert(0, Coding("samples", self._send_sample))
         return Codings(self._before_bottleneck, tuple(ways), self._spread)
 
     def _before_bottleneck(self, weights, images):
@@ -272,13 +272,11 @@ class LatentCodec(_Continuous, _PixelCodec):
         return self.module.apply(weights.variables, taken, method=quantize)
 
     def _spread(self, weights, taken):
-        latents = self._latents(weights, taken)
-        return jnp.mean(jnp.square(latents), axis=tuple(range(1, latents.ndim)))
+        return mean_square(self._latents(weights, taken))
 
     def _send_rounded(self, weights, taken, key, step):
         del key
-        symbols = jnp.round(self._latents(weights, taken) / step)
-        return Sent(symbols * step, symbols.astype(jnp.int32), None)
+        return rounded(self._latents(weights, taken), step)
 
     def _send_sample(self, weights, taken, key, step):
         del weights, step
@@ -404,9 +402,17 @@ class ConceptCodec(_Continuous, _NetworkCodec):
         return code
 
     def codings(self, steps=()):
-        """None so far."""
-        del steps
-        return None
+        """Concepts rounded to multiples of each step, every number with a table of its own.
+
+        See `Codec`.
+        """
+        ways = [Coding("concepts", self._send_rounded, step) for step in steps]
+        return Codings(self.encode, tuple(ways), lambda weights, code: mean_square(code))
+
+    def _send_rounded(self, weights, code, key, step):
+        del weights, key
+        sent = rounded(code, step)
+        return sent._replace(symbols=sent.symbols.reshape(len(code), -1))
 
     def card(self):
         """See `Codec`."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Sent(NamedTuple):
@@ -32,14 +33,12 @@ class Sent(NamedTuple):
 class Coding(NamedTuple):
     """A way of sending a code.
 
-    name: in metrics; ways that differ in their step alone share it. title: for people. encode:
-    (weights, prepared, key, step) -> `Sent`, can be jitted. step: of the quantization, in units of
-    the code's spread; 0 where nothing is quantized. symbol_bits: [S] at fixed length, those of a
-    unit side by side; () where there is no fixed length.
+    name: in metrics; ways that differ in their step alone share it. encode: (weights, prepared,
+    key, step) -> `Sent`, can be jitted. step: of the quantization, in units of the code's spread; 0
+    where nothing is quantized. symbol_bits: [S] at fixed length; () where there is none.
     """
 
     name: str
-    title: str
     encode: Callable[[Any, Any, jax.Array, Any], Sent]
     step: float = 0.0
     symbol_bits: tuple[float, ...] = ()
@@ -49,10 +48,22 @@ class Codings(NamedTuple):
     """All ways of sending a codec's code.
 
     prepare: (weights, images) -> what all of them start from, so that images are encoded once.
-    ways: at least one. spread: (weights, prepared) -> [B] mean square of the numbers of the code,
-    whose root over the data is the unit of `step`; None where no way has steps.
+    ways: none where a continuous code is given no steps. spread: (weights, prepared) -> [B] mean
+    square of the numbers of the code, whose root over the data is the unit of `step`; None where no
+    way has steps.
     """
 
     prepare: Callable[[Any, jax.Array], Any]
     ways: tuple[Coding, ...]
     spread: Callable[[Any, Any], jax.Array] | None = None
+
+
+def rounded(code: jax.Array, step: Any) -> Sent:
+    """Numbers [B, ..., S] rounded to multiples of `step`."""
+    symbols = jnp.round(code / step)
+    return Sent(symbols * step, symbols.astype(jnp.int32), None)
+
+
+def mean_square(code: jax.Array) -> jax.Array:
+    """[B], of numbers [B, ...]."""
+    return jnp.mean(jnp.square(code), axis=tuple(range(1, code.ndim)))

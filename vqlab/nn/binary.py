@@ -53,7 +53,7 @@ class BinaryQuantizer(CountingBottleneck):
     sample_weight: float = 1.0
     batch_weight: float = 1.0
     commitment_weight: float = 0.25
-    inverse_temperature: float = 1.0
+    inverse_temperature: float = 10.0
     scale: float = 1.0
     entropy_bits: int = 0
     low_bit_first: bool = False

@@ -210,7 +210,7 @@ class LearnedCodebooks(CountingBottleneck):
         if self.distance == "cosine":
             drawn = ops.draw_tokens(key, tokens, self.codebook)
         else:
-            drawn = jax.random.randint(key, usage_ema.shape, 0, len(tokens))
+            drawn = jax.random.randint(key, usage_ema.shape, 0, tokens.shape[0])
         is_used = jnp.any(keep, 0)[:, None]
         return {
             "reseed_codewords": ops.take_tokens(tokens, drawn),

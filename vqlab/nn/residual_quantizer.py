@@ -4,6 +4,7 @@ Zeghidour et al. 2021, "SoundStream", algorithm 1; with the options of vector-qu
 ResidualVQ, whose arrays it meets.
 """
 
+import math
 from typing import ClassVar
 
 import jax
@@ -72,7 +73,8 @@ class ResidualQuantizer(LearnedCodebooks):
         tokens = self.as_compared(straight_through(tokens, residuals))
         codewords = self.select(indices)
         keep = self._keep(latents, train, num_groups)
-        keep = jnp.repeat(keep, len(tokens) // len(keep), 0, total_repeat_length=len(tokens))
+        positions = math.prod(latents.shape[1:-1])
+        keep = jnp.repeat(keep, positions, 0, total_repeat_length=tokens.shape[0])
         losses, stats, update = self.no_losses(), {}, {}
         if train:
             losses = self.losses(tokens, codewords, keep)
@@ -94,7 +96,7 @@ class ResidualQuantizer(LearnedCodebooks):
         """What the decoder reads of the first `num_groups` layers (None: all), float32."""
         self.check_indices(indices)
         used = check_kept("num_groups", num_groups, self.num_groups)
-        is_kept = jnp.arange(self.num_groups) < used
+        is_kept = jnp.broadcast_to(jnp.arange(self.num_groups) < used, indices.shape)
         return self.from_tokens(_sum_kept(self.select(indices), is_kept))
 
     def lookup_groups(self, indices: Int[Array, "*dims G"]) -> Float[Array, "*dims G D"]:
@@ -132,7 +134,7 @@ class ResidualQuantizer(LearnedCodebooks):
 
 
 def _sum_kept(
-    codewords: Float[Array, "*dims G D"], keep: Bool[Array, "*#dims G"]
+    codewords: Float[Array, "*dims G D"], keep: Bool[Array, "*dims G"]
 ) -> Float[Array, "*dims D"]:
     """Layer after layer, so that a prefix of layers is the same sum wherever it is made."""
     total = jnp.zeros_like(codewords[..., 0, :])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vqlab.ops.mesh import reshape
+from vqlab.ops.mesh import over_batch, reshape
 
 
 def bits_to_indices(
@@ -83,11 +83,13 @@ def _(primals, tangents):
     return pairs, jnp.stack([-slope, slope], -1)
 
 
+@over_batch
 def mean_code_probabilities(logits: Float[Array, "N *dims L"]) -> Float[Array, "*dims K"]:
     """The mean of `code_probabilities` over the N tokens, without an [N, K] array."""
     half = logits.shape[-1] // 2
     high, low = code_probabilities(logits[..., :half]), code_probabilities(logits[..., half:])
-    joint = jnp.einsum("n...h,n...l->...hl", high, low, precision="highest") / len(logits)
+    joint = jnp.einsum("n...h,n...l->...hl", high, low, precision="highest")
+    joint = joint / logits.shape[0]
     return joint.reshape(*joint.shape[:-2], -1)
 
 

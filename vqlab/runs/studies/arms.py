@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -31,7 +30,6 @@ from vqlab.runs.resuming import changes
 
 Config = ml_collections.ConfigDict
 
-_FOLDER = re.compile(r"\w[\w.-]*")
 
 
 class Arm(NamedTuple):
@@ -140,8 +138,8 @@ def with_data(base: Config, text: str) -> None:
 
 def _read_arm(study: Config, name: str) -> Arm:
     node = study.arms[name]
-    if not _FOLDER.fullmatch(name):
-        raise ValueError(f"arm {name!r}: letters, digits, '_', '.' and '-' make an arm's name")
+    if not name.isidentifier():  # it is a folder, and a part of flags
+        raise ValueError(f"arm {name!r}: letters, digits and '_' make an arm's name")
     seeds = tuple(node.get("seeds", ())) or tuple(study.seeds)
     if not seeds:
         raise ValueError(f"arm {name!r} has no seeds")
@@ -185,7 +183,7 @@ def _check_equal(arms: Mapping[str, Arm], equal: set[str], may_differ: Iterable[
 
     for other in others:
         for change in changes(fixed(first.config), fixed(other.config)):
-            if not any(change.name == name or change.name.startswith(f"{name}.") for name in meant):
+            if not any(f"{change.name}.".startswith(f"{name}.") for name in meant):
                 raise ValueError(
                     f"arms {first.name!r} and {other.name!r} are not comparable: {change.name} is "
                     f"{json.dumps(change.old)} and {json.dumps(change.new)}; if that is meant, add "

@@ -138,7 +138,7 @@ class RateDistortionStudy(StudyKind):
         """The arms with at least one run."""
         views = []
         for name, arm in self._arms.items():
-            own = [run for run in runs if run.job.arm.name == name]
+            own = [run for run in runs if name == run.job.arm.name]
             if own:
                 reports = {run.job.seed: f"{run.job.folder}/report.html" for run in own}
                 metrics, costs = _metrics(own), _costs(own)
