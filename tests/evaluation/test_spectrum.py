@@ -15,13 +15,13 @@ from vqlab.models.codec import Units
 class ContrastCodec:
     """Of `total` units, k give the image with k / total of its contrast."""
 
-    units = Units("concepts", 4, (1, 2, 4), "nulls")
+    units = prefixes = Units("concepts", 4, (1, 2, 4), "nulls")
     setting = ""
 
     def encode(self, weights, images):
         return images
 
-    def decode(self, weights, code, num_kept, key):
+    def decode_prefix(self, weights, code, num_kept, key):
         return code * num_kept / self.units.total
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section, results_table
 from vqlab.models.codec import Weights
@@ -41,6 +43,10 @@ class Evaluator:
         """(originals [n, H, W, 3], ways [L, n, H, W, 3], L + 1 headings) of the last `measure`, for
         a picture of the run; None without any. `results` are its own."""
         return None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Of the last `measure`, by name: what a figure of several runs takes; here nothing."""
+        return {}
 
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """What the report shows of it, where `name` is its name in `measured`; here a table."""

@@ -12,6 +12,7 @@ from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.explained_variance import ExplainedVariance
 from vqlab.evaluation.needs import Unmeasurable
 from vqlab.evaluation.pca import PCABaseline
+from vqlab.evaluation.pca_spectrum import ComponentSpectrum
 from vqlab.evaluation.probe import LinearProbe
 from vqlab.evaluation.protocol_evaluator import ProtocolEvaluator
 from vqlab.evaluation.rate_distortion import RateDistortion
@@ -34,6 +35,7 @@ EVALUATORS = {
     "spectrum": PowerSpectrum,
     "probe": LinearProbe,
     "pca": PCABaseline,
+    "pca_spectrum": ComponentSpectrum,
 }
 
 

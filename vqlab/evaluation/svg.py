@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 _STEPS = (1, 2, 2.5, 5, 10)
-_LOG_STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+_LOG_STEPS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 MIN_LOG_RANGE = 3  # from the first value to the last; below a linear axis is as good
 
 

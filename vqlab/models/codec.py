@@ -117,6 +117,8 @@ class Codec(Protocol):
       module: the network, unbound.
       name: what its code is: "indices", "latents" or "concepts".
       units: see `Units`.
+      prefixes: what can be kept first where prefixes are looked at: the units, or of a code of one
+        unit something else that has an order, or neither.
       codebook_size: K of indices [B, ..., G] in 0..K-1; None for a continuous code.
       sampling: how it samples; None where decoding draws nothing.
       setting: how it decodes, in a few words; "" where there is nothing to choose.
@@ -126,6 +128,7 @@ class Codec(Protocol):
     module: Any
     name: str
     units: Units
+    prefixes: Units
     codebook_size: int | None
     sampling: Sampling | None
     setting: str
@@ -157,6 +160,11 @@ class Codec(Protocol):
         in the place of the codec's own.
         """
 
+    def decode_prefix(
+        self, weights: Weights, code: jax.Array, num_kept: int | jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """As `decode`, from the first `num_kept` of `prefixes`."""
+
     def losses(
         self,
         weights: Weights,
@@ -175,6 +183,9 @@ class Codec(Protocol):
 
     def lookup(self, weights: Weights, code: jax.Array) -> jax.Array:
         """[B, ..., C]: the vectors of a code, for a second stage; a continuous code is its own."""
+
+    def tokens(self, weights: Weights, images: jax.Array) -> jax.Array:
+        """[B, ..., C]: the vectors of images before they are quantized; a continuous code."""
 
     def codings(self, steps: Sequence[float] = ()) -> Codings:
         """The ways of sending its code, with `steps` of quantization where it is continuous."""

@@ -14,6 +14,7 @@ import numpy as np
 from vqlab.models.codec import Card, Sampling, Units
 from vqlab.models.codings import Coding, Codings, Sent, mean_square, rounded
 from vqlab.models.concept_decoding import NO_GUIDANCE, concept_losses, decode_concepts
+from vqlab.ops.components import keep_components
 from vqlab.ops.pixels import as_floats, mse_per_image
 
 
@@ -21,6 +22,15 @@ class _NetworkCodec:
     """What the network itself says."""
 
     module: Any
+
+    @property
+    def prefixes(self) -> Units:
+        """The units."""
+        return self.units
+
+    def decode_prefix(self, weights, code, num_kept, key):
+        """Of the first units; see `Codec`."""
+        return self.decode(weights, code, num_kept, key)
 
     def check_image_size(self, size, name):
         """See `Codec`."""
@@ -54,6 +64,10 @@ class _Continuous:
         """The code itself."""
         del weights
         return code
+
+    def tokens(self, weights, images):
+        """The code itself."""
+        return self.encode(weights, images)
 
     def bits(self, height, width):
         """None: continuous."""
@@ -119,6 +133,30 @@ class IndexCodec(_PixelCodec):
 
         return self.module.apply(weights.variables, code, method=decode)
 
+    @property
+    def prefixes(self) -> Units:
+        """Groups; of a single one the principal components of its codewords, 1, 2, 4, ..., C."""
+        if self.units.total > 1:
+            return self.units
+        total = self.module.quantizer.latent_channels
+        return Units("components", total, _powers(total), "the codewords' mean", 1)
+
+    def decode_prefix(self, weights, code, num_kept, key):
+        """Of the first groups, or of codewords in as many dimensions; see `Codec`.
+
+        Semanticist, section 5.4, keeps 1, 2, 4 and 8 principal components of LlamaGen's 8 channels;
+        here they are those of all K codewords as the decoder reads them, each counted once.
+        """
+        if self.units.total > 1:
+            return self.decode(weights, code, num_kept, key)
+
+        def decode(module, indices):
+            codewords = module.quantizer.lookup(jnp.arange(self.codebook_size)[:, None])
+            latents = module.quantizer.lookup(indices)
+            return module.decode(keep_components(latents, codewords, num_kept))
+
+        return self.module.apply(weights.variables, code, method=decode)
+
     def features(self, weights, code):
         """[B, G, D]: the codewords of a group, averaged over all positions."""
 
@@ -131,6 +169,12 @@ class IndexCodec(_PixelCodec):
     def lookup(self, weights, code):
         """[B, ..., C]: what the decoder reads of the codewords of all groups."""
         return self.module.apply(weights.variables, code, method=lambda m, x: m.quantizer.lookup(x))
+
+    def tokens(self, weights, images):
+        """[B, ..., C]: what the quantizer takes."""
+        return self.module.apply(
+            weights.variables, as_floats(images), method="encode_unquantized"
+        )
 
     def codings(self, steps=()):
         """The indices, at fixed length or by a code for each group; see `Codec`."""
@@ -292,9 +336,7 @@ class ConceptCodec(_Continuous, _NetworkCodec):
     def units(self) -> Units:
         """Concepts: 1, 2, 4, ..., S."""
         total = self.module.num_concepts
-        powers = (2**i for i in range(total.bit_length()))
-        levels = (*(k for k in powers if k < total), total)
-        return Units("concepts", total, levels, "nulls", self.module.concept_dim)
+        return Units("concepts", total, _powers(total), "nulls", self.module.concept_dim)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -392,6 +434,12 @@ class ConceptCodec(_Continuous, _NetworkCodec):
         )
         paper = "https://arxiv.org/abs/2503.08685"
         return Card("Semanticist", facts, usage, paper, ("continuous-latents", "diffusion"))
+
+
+def _powers(total: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to the total, which ends them."""
+    powers = (2**i for i in range(total.bit_length()))
+    return (*(k for k in powers if k < total), total)
 
 
 def _check_finite(name: str, numbers: np.ndarray) -> None:

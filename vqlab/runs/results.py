@@ -56,11 +56,8 @@ def write_results(
     """
     if jax.process_index() != 0 or not evaluators:
         return None
-    protocol = protocols(evaluators)
     kept = _kept(workdir, evaluators)
-    saved = {name: _entry(value, protocol[name], step) for name, value in results.items()}
-    text = json.dumps({"step": step, "results": kept | saved}, indent=2)
-    write_text(workdir / EVALUATION_FILE, text + "\n")
+    write_numbers(workdir, results, protocols(evaluators), step=step, kept=kept)
     measured = Measured(results, comparison or {})
     for picture in list(pictures(evaluators, results).values())[:1]:
         with naming(workdir / PICTURE_FILE):
@@ -82,6 +79,23 @@ def write_results(
         },
         config=json.loads(config.to_json()),
     )
+
+
+def write_numbers(
+    workdir: pathlib.Path,
+    results: Mapping[str, float],
+    protocol: Mapping[str, str],
+    *,
+    step: int | str,
+    kept: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes evaluation.json: what was measured and how, by "EVALUATOR/METRIC".
+
+    `kept` are entries of the file as it was that stay.
+    """
+    saved = {name: _entry(value, protocol[name], step) for name, value in results.items()}
+    text = json.dumps({"step": step, "results": {**(kept or {}), **saved}}, indent=2)
+    write_text(workdir / EVALUATION_FILE, text + "\n")
 
 
 def _entry(value: float, protocol: str, step: int | str) -> dict[str, Any]:

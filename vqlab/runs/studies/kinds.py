@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from vqlab.data import SOURCES
 from vqlab.evaluation.panels import Section
 from vqlab.runs.results import EVALUATION_FILE, read_protocols, read_results
 from vqlab.runs.studies import training
@@ -66,6 +67,12 @@ class StudyKind:
     def check(self, arm: Arm) -> None:
         """Raises ValueError for an arm that cannot run; nothing compiles here."""
         training.check(arm.config)
+
+    def describe_data(self) -> str:
+        """What the arms learn from, for the page."""
+        node = self._study.base.data
+        setting = SOURCES[node.name].setting
+        return f"{node.name} {node[setting]}" if setting else node.name
 
     def train(
         self, config: Config, folder: pathlib.Path, stop: StopSignal, description: str

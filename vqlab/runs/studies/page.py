@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vqlab.data import SOURCES
 from vqlab.evaluation.documents import document
 from vqlab.evaluation.panels import Section
 from vqlab.runs.studies.arms import Config, Job, choose_jobs
@@ -35,7 +34,7 @@ def write_study(
     states = {job.folder: _state(workdir / job.folder) for job in jobs}
     runs = [run for job in jobs if (run := kind.read(job, workdir / job.folder)) is not None]
     shown = kind.show(runs)
-    facts = _facts(study, jobs, runs)
+    facts = _facts(study, kind, jobs, runs)
     saved = {
         "title": study.title,
         "kind": study.kind,
@@ -69,29 +68,25 @@ def _state(folder: pathlib.Path) -> str:
     return f"failed: {record.error}" if record.error else "begun"
 
 
-def _facts(study: Config, jobs: Sequence[Job], runs: Sequence[Finished]) -> dict[str, Any]:
+def _facts(
+    study: Config, kind: StudyKind, jobs: Sequence[Job], runs: Sequence[Finished]
+) -> dict[str, Any]:
     devices = sorted({run.record.device for run in runs if run.record.device})
     return {
         "runs": len(jobs),
         "finished": len(runs),
         "seeds": sorted({job.seed for job in jobs}),
-        "data": _data(study.base.data),
-        "steps": study.base.num_steps,
+        "data": kind.describe_data(),
+        "steps": sorted({job.arm.config.num_steps for job in jobs}),
         "device": "; ".join(devices),
         "minutes": sum(run.record.seconds for run in runs) / 60,
     }
 
 
-def _data(node: Config) -> str:
-    """The source, and which of its images."""
-    setting = SOURCES[node.name].setting
-    return f"{node.name} {node[setting]}" if setting else node.name
-
-
 def _head(study: Config, facts: Mapping[str, Any]) -> str:
     status = [f"{facts['finished']} of {facts['runs']} runs"]
     status.append(f"{len(facts['seeds'])} seed{'s' * (len(facts['seeds']) != 1)}")
-    status += [f"{facts['steps']:,} steps each", f"data: {facts['data']}"]
+    status += [f"{_range(facts['steps'])} steps each", f"data: {facts['data']}"]
     status += [facts["device"]] * bool(facts["device"])
     status.append(f"{facts['minutes']:.0f} minutes in all")
     return (
@@ -99,6 +94,11 @@ def _head(study: Config, facts: Mapping[str, Any]) -> str:
         f'<p class="lead">{escape(" ".join(study.question.split()))}</p>'
         f'<p class="status">{escape(" · ".join(status))}</p>'
     )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Of numbers in order: "700", or "700 to 3,000"."""
+    return " to ".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
 
 
 def _absent(jobs: Sequence[Job], states: Mapping[str, str]) -> Section:

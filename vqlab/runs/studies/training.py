@@ -14,14 +14,14 @@ from clu import parameter_overview
 
 from vqlab.evaluation.evaluators import EVALUATORS
 from vqlab.evaluation.image_metrics import to_uint8
-from vqlab.models.codec import Codec
+from vqlab.models.codec import Codec, Units
 from vqlab.planning.flops import traced_flops
 from vqlab.registry import choose
 from vqlab.runs import build, parts, trainer
 from vqlab.training.disk import naming
 from vqlab.training.stopping import StopSignal
 
-PICTURES_FILE = "pictures.npz"
+PICTURES_FILE, ARRAYS_FILE = "pictures.npz", "arrays.npz"
 
 log = logging.getLogger("vqlab")
 
@@ -39,6 +39,12 @@ def check(config) -> None:
 def noun(config) -> str:
     """What the units of the config's network are called; "" where it has none."""
     return parts.build_objective(config).network.codec(parts.build_sampling(config)).units.noun
+
+
+def prefixes(config) -> Units:
+    """What the config's network keeps first where its prefixes are looked at."""
+    codec = parts.build_objective(config).network.codec(parts.build_sampling(config))
+    return codec.prefixes
 
 
 def train(config, folder: pathlib.Path, stop: StopSignal, description: str) -> dict | None:
@@ -61,6 +67,7 @@ def train(config, folder: pathlib.Path, stop: StopSignal, description: str) -> d
             return None
         if jax.process_index() == 0:
             _save_pictures(training, folder)
+            _save_arrays(training, folder)
         return _costs(config, training)
 
 
@@ -69,7 +76,7 @@ def _costs(config, training: build.TrainingRun) -> dict[str, float]:
     weights = training.weights(training.run.state)
     side = max(node.image_size for node in config.evals.values())
     return {
-        "parameters": parameter_overview.count_parameters(weights.variables["params"]),
+        "parameters": int(parameter_overview.count_parameters(weights.variables["params"])),
         "flops": image_flops(training.codec, weights, side),
         "image_side": side,
     }
@@ -101,6 +108,24 @@ def _save_pictures(training: build.TrainingRun, folder: pathlib.Path) -> None:
                     levels=np.array(levels),
                 )
             return
+
+
+def _save_arrays(training: build.TrainingRun, folder: pathlib.Path) -> None:
+    """What evaluators keep for figures of several runs, as `EVALUATOR/NAME`."""
+    arrays = {
+        f"{name}/{key}": value
+        for name, evaluator in training.evaluators.items()
+        for key, value in evaluator.arrays().items()
+    }
+    with naming(folder / ARRAYS_FILE), open(folder / ARRAYS_FILE, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_arrays(folder: pathlib.Path, evaluator: str) -> dict[str, np.ndarray]:
+    """What one of a run's evaluators kept; {} without any."""
+    prefix = f"{evaluator}/"
+    with np.load(folder / ARRAYS_FILE) as arrays:
+        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def read_pictures(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]] | None:
