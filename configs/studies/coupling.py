@@ -69,9 +69,9 @@ def _base(debug: bool) -> ml_collections.ConfigDict:
     """MGVQ's demo on small crops, on a backbone of residual blocks alone."""
     config = mgvq_demo.get_config("debug" if debug else "").copy_and_resolve_references().unlock()
     for side in (config.model.encoder, config.model.decoder):
-        side.depths = (0, 1, 1) if debug else (0, 1, 2)
+        side.depths = (0, 1, 1)
         side.block_types = ("res", "res", "res")
-    config.num_steps, config.batch_size = (4, 8) if debug else (800, 16)
+    config.num_steps, config.batch_size = (4, 8) if debug else (800, 8)
     config.image_size = IMAGE_SIZE
     config.sampling = _semanticist.sampling()
     config.sampling.update(num_steps=4 if debug else 16, guidance_scale=1.0)

@@ -1,7 +1,8 @@
 """A tokenizer in use: the one seam between whole networks and everything that uses them.
 
 Evaluation, export, loading, precomputing and reports ask a codec, never a type. Every whole network
-that makes codes has `codec(sampling)`; `models/codecs.py` holds those of today.
+that makes codes has `codec(sampling)`; `models/codecs.py` and `concept_codec.py` hold those of
+today.
 """
 
 from __future__ import annotations

@@ -41,8 +41,9 @@ class CouplingStudy(StudyKind):
 
     def show(self, runs: Sequence[Finished]) -> Shown:
         """A panel for each arm that has a run, of its first seed, and the numbers of all."""
-        by_arm = {name: [r for r in runs if r.job.arm.name == name] for name in self._arms}
-        by_arm = {name: own for name, own in by_arm.items() if own}
+        by_arm: dict[str, list[Finished]] = {}
+        for run in runs:
+            by_arm.setdefault(run.job.arm.name, []).append(run)
         panels = [self._panel(name, own) for name, own in by_arm.items()]
         baseline = [run for run in runs if f"{BASELINE}/{_COUPLING}" in run.results][:1]
         panels += [_panel(_BASELINE_TITLE, "components", BASELINE, baseline)] * len(baseline)
