@@ -15,11 +15,14 @@ from pathlib import Path
 
 import jax
 
+from tests.parity.concept_transformer import check_concept_transformer
 from tests.parity.diffloss import check_diffloss
 from tests.parity.diffusion import check_diffusion
 from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
 from tests.parity.fsq import check_fsq
+from tests.parity.index_transformer import check_index_transformer
+from tests.parity.llamagen import check_llamagen
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
@@ -39,6 +42,9 @@ KINDS = {
     "(semanticist_trainstep*.npz)",
     "diffusion": "schedules, losses and samplers (semanticist_diffusion*.npz)",
     "diffloss": "the diffusion head of a second stage (semanticist_diffloss_*.npz)",
+    "index_transformer": "MGVQ's second stage (mgvq_ar_*.npz)",
+    "concept_transformer": "Semanticist's second stage (semanticist_gpt_*.npz)",
+    "llamagen": "probabilities of the next token (llamagen_logits*.npz)",
 }
 
 
@@ -59,6 +65,9 @@ def kind(arrays: dict, config: dict) -> str:
         "semanticist": "in/nested_k",
         "diffusion": "out/linear1000/betas",
         "diffloss": "w/net.cond_embed.weight",
+        "index_transformer": "w/ar_head.head.weight",
+        "concept_transformer": "w/diffusion_pos_embed_learned",
+        "llamagen": "out/small/s0/probs",
     }
     for name, mark in marks.items():
         if mark in arrays:
@@ -90,6 +99,12 @@ def check_file(path: Path) -> Report:
             check_diffusion(report, config)
         case "diffloss":
             check_diffloss(report, config)
+        case "index_transformer":
+            check_index_transformer(report, config)
+        case "concept_transformer":
+            check_concept_transformer(report, config)
+        case "llamagen":
+            check_llamagen(report, config)
     report.finish()
     return report
 
