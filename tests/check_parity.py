@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from tests.parity.binary import check_binary, check_magvit2
+from tests.parity.concept_transformer import check_concept_transformer
 from tests.parity.diffloss import check_diffloss
 from tests.parity.diffusion import check_diffusion
 from tests.parity.dit import check_dit
@@ -23,6 +24,8 @@ from tests.parity.forward import check_forward
 from tests.parity.fsq import check_fsq
 from tests.parity.ibq import check_ibq
 from tests.parity.inception import check_inception_features, check_inception_resize
+from tests.parity.index_transformer import check_index_transformer
+from tests.parity.llamagen import check_llamagen
 from tests.parity.measures import check_eval_metrics, check_eval_metrics_extra
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
@@ -55,6 +58,9 @@ KINDS = {
     "inception_resize": "the resizes before it (inception_resize*.npz)",
     "eval_metrics": "FID, KID, Inception Score, precision and recall (eval_metrics.npz)",
     "eval_metrics_extra": "the same and sFID, of other features (eval_metrics_extra.npz)",
+    "index_transformer": "MGVQ's second stage (mgvq_ar_*.npz)",
+    "concept_transformer": "Semanticist's second stage (semanticist_gpt_*.npz)",
+    "llamagen": "probabilities of the next token (llamagen_logits*.npz)",
 }
 
 # What the cases of a file of bottlenecks say that they are; Open-MAGVIT2's say nothing.
@@ -87,6 +93,9 @@ def kind(arrays: dict, config: dict) -> str:
         "semanticist": "in/nested_k",
         "diffusion": "out/linear1000/betas",
         "diffloss": "w/net.cond_embed.weight",
+        "index_transformer": "w/ar_head.head.weight",
+        "concept_transformer": "w/diffusion_pos_embed_learned",
+        "llamagen": "out/small/s0/probs",
     }
     for name, mark in marks.items():
         if mark in arrays:
@@ -145,6 +154,12 @@ def check_file(path: Path) -> Report:
             check_eval_metrics(report, config)
         case "eval_metrics_extra":
             check_eval_metrics_extra(report, config)
+        case "index_transformer":
+            check_index_transformer(report, config)
+        case "concept_transformer":
+            check_concept_transformer(report, config)
+        case "llamagen":
+            check_llamagen(report, config)
     report.finish()
     return report
 
