@@ -95,8 +95,8 @@ def test_other_runs_are_drawn_beside_this_one(tmp_path, evaluated, monkeypatch):
         panels.figures, "levels_png", lambda lines, **kw: drawn.append(list(kw["dashed"])) or b""
     )
     _write(tmp_path, evaluators, values, "semanticist", comparison={"guidance off": values})
-    # PSNR, SSIM, share, loss, distance between the spectra, probe.
-    assert drawn == [["guidance off"]] * 6
+    # PSNR, SSIM, share, loss, distance between the spectra and of components, probe.
+    assert drawn == [["guidance off"]] * 7
 
 
 class Simple(Evaluator):

@@ -92,6 +92,7 @@ def _cell(fitted: Fitted | None, case: Case) -> str:
         fitted.numbers[name][-1] for name in ("usage", "perplexity", "distortion")
     )
     words = (
+        f'<span class="narrow">{case.channels} channels, {case.size:,} codes<br></span>'
         f"<b>{usage:.0%}</b> used · perplexity {format_value(round(perplexity, 1))} · "
         f"<b>{distortion:.1%}</b> lost"
     )
