@@ -9,9 +9,9 @@ from absl.testing import flagsaver
 from PIL import Image, ImageFilter
 
 from tests import seeded_inception
+from tests.commands import imported
 from tests.data.test_image_sets import write
 from tests.evaluation import features, stubs
-from vqlab import evaluate
 from vqlab.data.photos import PhotoSource
 from vqlab.evaluation import set_evaluation, statistics_file
 from vqlab.evaluation.protocols import protocols_of
@@ -25,6 +25,12 @@ from vqlab.training import sharding
 @pytest.fixture(scope="module")
 def mesh():
     return sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
+
+
+@pytest.fixture
+def evaluate():
+    with imported("evaluate") as command:
+        yield command
 
 
 @pytest.fixture
@@ -163,7 +169,9 @@ def test_memory_is_said_before_anything_runs(mesh, caplog, monkeypatch):
     assert "a batch of 2 of 30x18 takes about 0.00 GiB" in caplog.text
 
 
-def test_fid_and_kid_of_damaged_images_grow_with_the_damage(tmp_path, capsys, mesh, monkeypatch):
+def test_fid_and_kid_of_damaged_images_grow_with_the_damage(
+    evaluate, tmp_path, capsys, mesh, monkeypatch
+):
     """The whole command, with seeded weights of Inception."""
     monkeypatch.setattr(evaluate.sharding, "make_mesh", lambda *_: mesh)
     photos = PhotoSource("validation")
@@ -199,7 +207,7 @@ def test_fid_and_kid_of_damaged_images_grow_with_the_damage(tmp_path, capsys, me
         assert 1e-3 < found["soft"][i] < found["softer"][i]
 
 
-def test_a_command_that_lacks_something_is_one_line(tmp_path, capsys):
+def test_a_command_that_lacks_something_is_one_line(evaluate, tmp_path, capsys):
     for given, message in {
         "": "nothing to evaluate: give --workdir of a run, or --images with --reference",
         "images": "fid needs the weights of Inception",

@@ -156,7 +156,7 @@ def test_the_largest_batch_is_compiled_on_request():
     topology, sizes = topologies.parse_tpu("v5e:2x4"), []
 
     def compile_program(lowered):
-        sizes.append(lowered.args_info[0][2]["images"].shape[0] // 8)
+        sizes.append(lowered.args_info[0][3]["images"].shape[0] // 8)
         peak = (1.5 + sizes[-1]) * GIB
         return compiling.Compiled("ENTRY %main () -> f32[] {\n}", compiling.Memory(0, 0, 0, peak))
 

@@ -34,6 +34,7 @@ def test_a_degenerate_covariance_is_a_number_and_a_warning(kind, caplog, monkeyp
     whole = Moments.of(rng.normal(size=(40, 8)))
     pairs = ((whole, degenerate), (degenerate, whole), (degenerate, degenerate))
     monkeypatch.setattr(logging.getLogger("vqlab"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("vqlab"), "handlers", [])
     for a, b in pairs:
         distance = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
         assert np.isfinite(distance) and distance >= 0

@@ -10,11 +10,13 @@ import tarfile
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 import vqlab
 from tests import exports, fake_hub, tiny, tiny_kl
+from tests.commands import imported
 from tests.filled import filled
-from vqlab import convert, models, tokenize
+from vqlab import convert, models
 from vqlab.export import frozen, package
 from vqlab.runs.workdir import read_trained
 
@@ -198,10 +200,10 @@ def test_a_file_that_is_missing_is_not_looked_for_on_the_hub(hub, online):
     assert not hub.requests
 
 
-def test_tokenize_asks_for_the_images_before_it_fetches(hub, online, monkeypatch):
-    monkeypatch.setattr(tokenize, "_SOURCE", type("Flag", (), {"value": "lab/mgvq"}))
-    with pytest.raises(ValueError, match="--config must say which images"):
-        tokenize._config_of_source()
+def test_tokenize_asks_for_the_images_before_it_fetches(hub, online):
+    with imported("tokenize") as tokenize, flagsaver.flagsaver(source="lab/mgvq"):
+        with pytest.raises(ValueError, match="--config must say which images"):
+            tokenize._config_of_source()
     assert not hub.requests
 
 
