@@ -1,6 +1,6 @@
 # Each of these does its own set-up: `make demo` trains a small MGVQ on real photographs,
-# `make demo-semanticist` a small Semanticist, `make test` runs the tests. All make .venv first and
-# reuse it.
+# `make demo-semanticist` a small Semanticist, `make study` compares bottlenecks, `make test` runs the
+# tests. All make .venv first and reuse it.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,9 +8,10 @@ JOBS ?= 2
 WORKDIR ?= runs/demo
 CONCEPTS ?= runs/semanticist
 CONTROL ?= runs/semanticist-not-nested
+STUDY ?= runs/study
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-semanticist test test-slow lint clean
+.PHONY: demo demo-semanticist study test test-slow lint clean
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +25,9 @@ demo-semanticist: $(VENV)/ready
 	$(BIN)/python -m vqlab.main --config=configs/semanticist_demo.py:control --workdir=$(CONTROL)
 	$(BIN)/python -m vqlab.main --config=configs/semanticist_demo.py --workdir=$(CONCEPTS) \
 		--compare=$(CONTROL)
+
+study: $(VENV)/ready
+	$(BIN)/python -m vqlab.study --study=configs/studies/beat_vae.py:quick --workdir=$(STUDY)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile

@@ -37,7 +37,7 @@ def training() -> ml_collections.ConfigDict:
     """Seed, mesh, checkpoints and logging."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.init_from = ""  # a workdir or an export whose weights to start from; "" for none
+    config.init_from = ""  # a workdir, export or user/name to start from; "" for none
     config.accumulate = 1  # micro-batches that a batch is cut into
     config.ema_decay = 0.0  # of the averaged weights; 0 for none
 
@@ -131,6 +131,16 @@ def reconstruction_eval(image_size: int, batch_size: int) -> ml_collections.Conf
     node = evaluation("reconstruction", image_size, batch_size)
     node.num_images_kept = 8  # pictures in the report
     return node
+
+
+def add_fid(config: ml_collections.ConfigDict, image_size: int, batch_size: int) -> None:
+    """FID while training, of the first images; the option `fid` of the configs."""
+    config.inception_weights = ""  # pytorch-fid's or torch-fidelity's .pth, clean-fid's .pt
+    node = evaluation("protocols", image_size, batch_size)
+    node.protocols = "clean"  # or "mgvq", "semanticist", "adm", several with commas between
+    node.measures = "fid"
+    node.limit = 10_000
+    config.evals.fid = node
 
 
 def analyses(image_size: int, batch_size: int) -> ml_collections.ConfigDict:

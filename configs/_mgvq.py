@@ -8,7 +8,7 @@ published 32768 and 16384 count all groups).
 
 import ml_collections
 
-from configs import _common
+from configs import _bottlenecks, _common
 
 LATENT_CHANNELS = 32
 WIDTHS = {
@@ -56,17 +56,9 @@ def model(
     node.encoder.dtype = dtype
     node.encoder.remat = remat
 
-    node.quantizer = ml_collections.ConfigDict()
-    node.quantizer.name = "grouped_quantizer"
-    node.quantizer.num_groups = groups
-    node.quantizer.codebook_size = CODEBOOK_SIZES[groups]
-    node.quantizer.latent_channels = LATENT_CHANNELS
-    node.quantizer.beta = 0.25
-    node.quantizer.mask_range = tuple(mask_range)
-    node.quantizer.mask_probs = ()  # or one probability a group, instead of the range
-    node.quantizer.mask_per_sample = False
-    node.quantizer.usage_decay = 0.01
-    node.quantizer.reseed = True
+    node.quantizer = _bottlenecks.grouped(
+        LATENT_CHANNELS, CODEBOOK_SIZES[groups], groups, mask_range=mask_range
+    )
 
     node.decoder = ml_collections.ConfigDict()
     node.decoder.name = "conv_decoder"
@@ -81,9 +73,18 @@ def model(
 
 
 def training(variant: str, argument: str) -> ml_collections.ConfigDict:
-    """The whole config of a variant; `argument` holds groups, finetune, analyses and debug."""
+    """The whole config of a variant.
+
+    `argument` holds groups, finetune, bottleneck, analyses, fid and debug.
+    """
     options = _common.parse_argument(
-        argument, groups=4, finetune=False, analyses=False, debug=False
+        argument,
+        groups=4,
+        finetune=False,
+        bottleneck="",
+        analyses=False,
+        fid=False,
+        debug=False,
     )
     config = _common.training()
     config.num_steps = 540_000
@@ -95,6 +96,8 @@ def training(variant: str, argument: str) -> ml_collections.ConfigDict:
         mask_range=() if options["finetune"] else MASK_RANGE,
     )
     config.objective = objective()
+    if options["bottleneck"]:
+        _replace_bottleneck(config, variant, options)
     config.discriminator = discriminator()
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.tokenizer = _common.optimizer(1e-4)
@@ -111,9 +114,22 @@ def training(variant: str, argument: str) -> ml_collections.ConfigDict:
     if options["analyses"]:
         config.evals.update(_common.analyses(image_size=256, batch_size=64))
         config.evals.explained_variance.repeats = 1  # there is no noise
+    if options["fid"]:
+        _common.add_fid(config, image_size=256, batch_size=64)
     if options["debug"]:
         _shrink(config)
+        if not options["bottleneck"]:
+            config.model.quantizer.codebook_size = 64
     return config.lock()
+
+
+def _replace_bottleneck(config: ml_collections.ConfigDict, variant: str, options: dict) -> None:
+    """Another bottleneck in the place of MGVQ's, whose masks and groups go with it."""
+    if options["groups"] != 4 or options["finetune"]:
+        raise ValueError("groups and finetune are of MGVQ's own bottleneck; leave them out")
+    _bottlenecks.place(config.model, _bottlenecks.published(options["bottleneck"], variant))
+    if options["bottleneck"] == "vae":
+        config.objective.quantizer_weight = _bottlenecks.kl_weight(config.image_size)
 
 
 def objective() -> ml_collections.ConfigDict:
@@ -146,7 +162,6 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
     for side in (config.model.encoder, config.model.decoder):
         side.widths = tuple(width // 16 if width < 512 else 32 for width in side.widths)
         side.depths = (0,) + (1,) * (len(side.depths) - 1)
-    config.model.quantizer.codebook_size = 64
     config.discriminator.channels = 8
     config.objective.lpips_weight = 0.0
     config.objective.adversarial_start = 2

@@ -105,8 +105,10 @@ def flow() -> ml_collections.ConfigDict:
 
 
 def training(size: str, argument: str) -> ml_collections.ConfigDict:
-    """The whole config of a variant; `argument` holds concepts, repa, flow and debug."""
-    options = _common.parse_argument(argument, concepts=256, repa=False, flow=False, debug=False)
+    """The whole config of a variant; `argument` holds concepts, repa, flow, fid and debug."""
+    options = _common.parse_argument(
+        argument, concepts=256, repa=False, flow=False, fid=False, debug=False
+    )
     concepts = options["concepts"]
     if concepts < 1 or 4096 % concepts:
         raise ValueError(f"concepts={concepts} does not divide 4096, the numbers of an image")
@@ -133,6 +135,8 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     config.augment.upscale = True
     config.augment.recolour = 0.0
     config.evals = evaluations(image_size=256, batch_size=64)
+    if options["fid"]:
+        _common.add_fid(config, image_size=256, batch_size=64)
     if options["debug"]:
         _shrink(config)
     if options["flow"]:

@@ -18,23 +18,22 @@ Cost: fits a TPU slice v5e:4x8. What it takes there or elsewhere:
 
     python -m vqlab.plan --config=configs/kl_vae_f16.py --topology=v5e:4x8
 
-Options, comma-separated: `ldm`; `debug`, a run of seconds of a narrow network on the embedded
-photographs.
+Options, comma-separated: `ldm`; `fid`, in every evaluation, with --config.inception_weights=FILE;
+`debug`, a run of seconds of a narrow network on the embedded photographs.
 """
 
 import ml_collections
 
-from configs import _common, _mgvq
+from configs import _bottlenecks, _common, _mgvq
 
 LATENT_CHANNELS = 16
 WIDTHS = (128, 128, 256, 256, 512)
 IMAGE_SIZE = 256
-KL_WEIGHT = 1e-6  # of a sum over latents, beside a sum over pixel values
 
 
 def get_config(argument: str = ""):
     """The config; see the options above."""
-    options = _common.parse_argument(argument, ldm=False, debug=False)
+    options = _common.parse_argument(argument, ldm=False, fid=False, debug=False)
     config = _common.training()
     config.num_steps = 540_000
     config.batch_size = 128
@@ -43,7 +42,7 @@ def get_config(argument: str = ""):
     config.model = model(decoder_attention=options["ldm"])
     config.objective = _mgvq.objective()
     config.objective.reconstruction = "l1"
-    config.objective.quantizer_weight = KL_WEIGHT / (3 * IMAGE_SIZE**2)
+    config.objective.quantizer_weight = _bottlenecks.kl_weight(IMAGE_SIZE)
     config.objective.adversarial_start = 50_001
     config.objective.adaptive_weight = True
     config.discriminator = _mgvq.discriminator()
@@ -59,6 +58,8 @@ def get_config(argument: str = ""):
     config.augment.recolour = 0.0
     config.evals = ml_collections.ConfigDict()
     config.evals.reconstruction = _common.reconstruction_eval(IMAGE_SIZE, batch_size=64)
+    if options["fid"]:
+        _common.add_fid(config, IMAGE_SIZE, batch_size=64)
     if options["debug"]:
         _shrink(config)
     return config.lock()
@@ -81,9 +82,7 @@ def model(
     node.encoder.dtype = dtype
     node.encoder.remat = remat
 
-    node.quantizer = ml_collections.ConfigDict()
-    node.quantizer.name = "gaussian_bottleneck"
-    node.quantizer.latent_channels = LATENT_CHANNELS
+    node.quantizer = _bottlenecks.gaussian(LATENT_CHANNELS)
 
     node.decoder = ml_collections.ConfigDict()
     node.decoder.name = "kl_decoder"
@@ -107,4 +106,6 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
     config.intervals.log, config.intervals.evaluate, config.intervals.checkpoint = 2, 3, 3
     config.data.name = "photos"
     config.loader.num_workers = 0
-    config.evals.reconstruction.update(image_size=64, batch_size=8, limit=8, num_images_kept=4)
+    for node in config.evals.values():
+        node.update(image_size=64, batch_size=8, limit=8)
+    config.evals.reconstruction.num_images_kept = 4

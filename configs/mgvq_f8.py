@@ -21,9 +21,11 @@ Cost: fits a TPU slice v5e:4x8. What it takes there or elsewhere:
 
     python -m vqlab.plan --config=configs/mgvq_f8.py --topology=v5e:4x8
 
-Options, comma-separated: `groups=8`; `finetune`, the second stage; `analyses`, those of Semanticist
-over the number of groups, in every evaluation; `debug`, a run of seconds of a narrow network on the
-embedded photographs.
+Options, comma-separated: `groups=8`; `finetune`, the second stage; `bottleneck=NAME`, another one
+on the same backbone: `vq16384`, `fsq`, `lfq`, `bsq` or `vae` (configs/_bottlenecks.py, PUBLISHED);
+`analyses`, those of Semanticist over the number of groups, in every evaluation; `fid`, likewise,
+with --config.inception_weights; `debug`, a run of seconds of a narrow network on the embedded
+photographs.
 """
 
 from configs import _mgvq

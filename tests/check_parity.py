@@ -15,15 +15,24 @@ from pathlib import Path
 
 import jax
 
+from tests.parity.binary import check_binary, check_magvit2
+from tests.parity.concept_transformer import check_concept_transformer
 from tests.parity.diffloss import check_diffloss
 from tests.parity.diffusion import check_diffusion
 from tests.parity.dit import check_dit
 from tests.parity.forward import check_forward
 from tests.parity.fsq import check_fsq
+from tests.parity.ibq import check_ibq
+from tests.parity.inception import check_inception_features, check_inception_resize
+from tests.parity.index_transformer import check_index_transformer
+from tests.parity.llamagen import check_llamagen
+from tests.parity.measures import check_eval_metrics, check_eval_metrics_extra
 from tests.parity.official import load
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
+from tests.parity.residual import check_residual
 from tests.parity.semanticist import check_semanticist
+from tests.parity.simvq import check_simvq
 from tests.parity.trainstep import check_trainstep
 from tests.parity.vit import check_vit
 
@@ -33,12 +42,35 @@ KINDS = {
     "(mgvq_*_trainstep.npz)",
     "quantizer": "training steps of a quantizer alone (mgvq_quantizer_train*.npz)",
     "fsq": "a finite scalar quantizer alone (quantizer_fsq*.npz)",
+    "binary": "lookup-free and binary spherical quantizers alone (quantizer_lfq*.npz, "
+    "quantizer_bsq*.npz)",
+    "magvit2": "Open-MAGVIT2's lookup-free quantizer alone (quantizer_magvit2_lfq*.npz)",
+    "residual": "residual and plain vector quantizers alone (quantizer_rvq*.npz)",
+    "simvq": "SimVQ alone (quantizer_simvq*.npz)",
+    "ibq": "an index backpropagation quantizer alone (quantizer_ibq*.npz)",
     "vit": "Semanticist's encoder (semanticist_vit_*.npz)",
     "dit": "Semanticist's decoder (semanticist_dit_*.npz)",
     "semanticist": "its training step and sampling, with the weights in the two files beside it "
     "(semanticist_trainstep*.npz)",
     "diffusion": "schedules, losses and samplers (semanticist_diffusion*.npz)",
     "diffloss": "the diffusion head of a second stage (semanticist_diffloss_*.npz)",
+    "inception_features": "FID's Inception with seeded weights (inception_features*.npz)",
+    "inception_resize": "the resizes before it (inception_resize*.npz)",
+    "eval_metrics": "FID, KID, Inception Score, precision and recall (eval_metrics.npz)",
+    "eval_metrics_extra": "the same and sFID, of other features (eval_metrics_extra.npz)",
+    "index_transformer": "MGVQ's second stage (mgvq_ar_*.npz)",
+    "concept_transformer": "Semanticist's second stage (semanticist_gpt_*.npz)",
+    "llamagen": "probabilities of the next token (llamagen_logits*.npz)",
+}
+
+# What the cases of a file of bottlenecks say that they are; Open-MAGVIT2's say nothing.
+CASES = {
+    "fsq": {"fsq"},
+    "binary": {"lfq", "bsq", "bsqvit"},
+    "residual": {"rvq", "vq"},
+    "simvq": {"simvq"},
+    "ibq": {"ibq"},
+    "magvit2": {None},
 }
 
 
@@ -46,8 +78,10 @@ def kind(arrays: dict, config: dict) -> str:
     """Which of KINDS a file is, by what it holds."""
     if "w/embedding.weight" in arrays and "in/R" in arrays:
         return "quantizer"
-    if {case.get("kind") for case in config.get("cases", [])} == {"fsq"}:
-        return "fsq"
+    kinds = {case.get("kind") for case in config.get("cases", [])}
+    for name, own in CASES.items():
+        if kinds and kinds <= own:
+            return name
     if {"encoder", "decoder", "codebook_groups"} <= config.keys():
         if "out/loss" in arrays:
             return "trainstep"
@@ -59,9 +93,21 @@ def kind(arrays: dict, config: dict) -> str:
         "semanticist": "in/nested_k",
         "diffusion": "out/linear1000/betas",
         "diffloss": "w/net.cond_embed.weight",
+        "index_transformer": "w/ar_head.head.weight",
+        "concept_transformer": "w/diffusion_pos_embed_learned",
+        "llamagen": "out/small/s0/probs",
     }
     for name, mark in marks.items():
         if mark in arrays:
+            return name
+    families = {
+        "inception_features": "out/torchfid/",
+        "inception_resize": "out/tf1/",
+        "eval_metrics": "out/fid/",
+        "eval_metrics_extra": "out/feats/",
+    }
+    for name, family in families.items():
+        if any(array.startswith(family) for array in arrays):
             return name
     known = "; ".join(f"{name}: {what}" for name, what in KINDS.items())
     raise Unsupported(f"unknown kind of array file; known kinds are {known}")
@@ -80,6 +126,16 @@ def check_file(path: Path) -> Report:
             check_quantizer(report, config)
         case "fsq":
             check_fsq(report, config)
+        case "binary":
+            check_binary(report, config)
+        case "magvit2":
+            check_magvit2(report, config)
+        case "residual":
+            check_residual(report, config)
+        case "simvq":
+            check_simvq(report, config)
+        case "ibq":
+            check_ibq(report, config)
         case "vit":
             check_vit(report, config)
         case "dit":
@@ -90,6 +146,20 @@ def check_file(path: Path) -> Report:
             check_diffusion(report, config)
         case "diffloss":
             check_diffloss(report, config)
+        case "inception_features":
+            check_inception_features(report, config, path)
+        case "inception_resize":
+            check_inception_resize(report, config)
+        case "eval_metrics":
+            check_eval_metrics(report, config)
+        case "eval_metrics_extra":
+            check_eval_metrics_extra(report, config)
+        case "index_transformer":
+            check_index_transformer(report, config)
+        case "concept_transformer":
+            check_concept_transformer(report, config)
+        case "llamagen":
+            check_llamagen(report, config)
     report.finish()
     return report
 

@@ -1,7 +1,12 @@
 """Eight CPU devices for every test, so that sharding is tested on any machine."""
 
 import os
+import signal
 import tempfile
+
+# Under nohup and in the background of a shell these begin ignored, for commands of tests too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests run each program a few times: what the compiler's optimizer takes, it never gives back.
@@ -15,6 +20,7 @@ os.environ.setdefault("NPROC", "32")
 # What one test compiled, another (or a command that it starts) need not compile again.
 _CACHE = tempfile.TemporaryDirectory(prefix="vqlab-test-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

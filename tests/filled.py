@@ -19,6 +19,8 @@ def filled(init, *args, seed: int = 0):
             return jnp.zeros(leaf.shape, leaf.dtype)
         if name == "recent_indices":
             return jnp.full(leaf.shape, -1, leaf.dtype)
+        if name == "ema_counts":
+            return jnp.ones(leaf.shape, leaf.dtype)
         draw = rng.standard_normal(leaf.shape)
         if name == "kernel":
             draw /= np.sqrt(3 * np.prod(leaf.shape[:-1]))

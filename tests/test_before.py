@@ -14,7 +14,7 @@ import pytest
 
 import vqlab
 from tests.test_training_run import run_until
-from vqlab import main
+from vqlab.runs import trainer
 from vqlab.runs.results import read_results
 from vqlab.runs.workdir import load_config
 
@@ -63,7 +63,7 @@ def test_they_resume_where_they_stopped(before, method):
     np.testing.assert_allclose(losses, made[f"{method}/loss"], rtol=1e-3)
     if training.evaluators:
         with jax.set_mesh(training.mesh):
-            main.finish(config, folder / method, training, state)
+            trainer.finish(config, folder / method, training, state)
         assert read_results(folder / method)["reconstruction/psnr"] > 0
     training.run.close()
 

@@ -1,7 +1,9 @@
 """Settings that cannot work are named before anything compiles; configs trace at full size."""
 
 import jax
+import numpy as np
 import pytest
+from clu import parameter_overview
 from PIL import Image
 
 from benchmarks import train_step
@@ -16,9 +18,12 @@ from configs import (
     semanticist_l,
     semanticist_xl,
 )
+from configs.studies import beat_vae
 from tests import tiny
-from vqlab import data
-from vqlab.runs import build, parts, results, train_state
+from vqlab import data, models
+from vqlab.runs import build, parts, train_state
+from vqlab.runs.studies import KINDS
+from vqlab.runs.studies.arms import choose_jobs, read_arms
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -76,8 +81,9 @@ def test_decoding_is_the_config_s_and_the_default_in_workdirs_from_before_it(tmp
     assert parts.build_source(node, "train").decoding == data.Decoding()
 
 
-@pytest.mark.parametrize("variant", PUBLISHED)
-@pytest.mark.parametrize("argument", ["", "groups=8", "finetune"])
+@pytest.mark.parametrize(
+    ("variant", "argument"), [("f8", ""), ("f16", "groups=8"), ("f32", "finetune")]
+)
 def test_published_configs_trace_at_full_size(variant, argument):
     config = PUBLISHED[variant].get_config(argument).copy_and_resolve_references().unlock()
     config.objective.lpips_weight = 0.0
@@ -91,6 +97,36 @@ def test_published_configs_trace_at_full_size(variant, argument):
         after, metrics = jax.eval_shape(step, state, {}, {"images": images})
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert metrics["usage"].shape == (config.model.quantizer.num_groups,)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("vq16384", 14), ("fsq", np.log2(15_360)), ("lfq", 18), ("bsq", 18), ("vae", None)],
+)
+def test_published_bottlenecks_fit_every_backbone(name, bits):
+    for module in PUBLISHED.values():
+        config = module.get_config(f"bottleneck={name}")
+        last = config.model.encoder.widths[-1]
+        assert last % config.model.encoder.latent_channels == 0
+    tokenizer = models.build(mgvq_f16.get_config(f"bottleneck={name}").model)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    made = jax.eval_shape(tokenizer.init_with_output, jax.random.key(0), images)[0]
+    assert made.images.shape == images.shape
+    of_position = tokenizer.codec().bits(16, 16)
+    assert of_position == (bits and pytest.approx(bits))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("bottleneck=rvq", "unknown bottleneck 'rvq'; choose from vq16384, fsq, lfq, bsq, vae"),
+        ("bottleneck=fsq,groups=8", "groups and finetune are of MGVQ's own bottleneck"),
+        ("bottleneck=fsq,finetune", "groups and finetune are of MGVQ's own bottleneck"),
+    ],
+)
+def test_bottlenecks_that_no_config_has_are_named(argument, message):
+    with pytest.raises(ValueError, match=message):
+        mgvq_f16.get_config(argument)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +159,7 @@ def test_published_sizes_trace_at_full_size(config, parameters):
     with jax.set_mesh(mesh):
         after, _ = jax.eval_shape(step, state, frozen, batch)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
-    assert results.count_parameters(state.params["tokenizer"]) == parameters
+    assert parameter_overview.count_parameters(state.params["tokenizer"]) == parameters
 
 
 def test_the_number_of_groups_can_be_overridden_alone():
@@ -151,6 +187,18 @@ def test_config_arguments_are_checked(config):
     assert config.get_config("debug").num_steps <= 8
     with pytest.raises(ValueError, match="unknown config argument 'groupz'; known: "):
         config.get_config("groupz=4")
+
+
+@pytest.mark.parametrize("argument", ["", "quick", "debug", "backbone=f16", "debug,backbone=f8"])
+def test_the_arms_of_the_study_can_run(argument):
+    """Their networks, objectives and evaluators are built and compared; nothing compiles."""
+    study = beat_vae.get_config(argument)
+    kind = KINDS[study.kind]
+    arms = read_arms(study, kind.equal)
+    kind(study, arms)
+    is_short = "quick" in argument or "debug" in argument
+    assert len(arms) == (8 if is_short else 25)
+    assert len(choose_jobs(arms)) == (8 if is_short else 50)
 
 
 def test_arguments_are_parsed_by_the_type_of_their_default():

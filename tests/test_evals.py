@@ -1,14 +1,21 @@
 """Evaluators meet their data before anything compiles."""
 
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import _common, kl_vae_f16, mgvq_f16, semanticist_l
 from tests import tiny
+from tests.evaluation import features
+from tests.filled import filled
 from vqlab import models
+from vqlab.evaluation import protocol_evaluator, statistics_file
 from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
+from vqlab.models.codec import Weights
 from vqlab.runs import parts
-from vqlab.runs.evals import build_evaluators
+from vqlab.runs.evals import build_evaluators, protocol_node
 from vqlab.training import sharding
 
 
@@ -74,3 +81,69 @@ def test_validation_images_of_which_none_can_be_read_end_with_one_line(tmp_path)
     built = evaluators_on(tmp_path)
     with pytest.raises(EvaluationError, match="none of the images of the validation split"):
         run_evaluators({"pca": built["pca"]}, {}, {})
+
+
+def fid_config(path, weights="given"):
+    """The option `fid` of the published configs, on a folder."""
+    config = tiny.config().unlock()
+    _common.add_fid(config, image_size=32, batch_size=8)
+    config.data.update(name="folder", path=str(path))
+    config.inception_weights = weights
+    del config.evals.reconstruction
+    return config
+
+
+def fid_evaluators(config, networks, workdir):
+    codec = models.build(config.model).codec(None)
+    read_source = functools.partial(parts.build_source, config.data)
+    mesh = sharding.make_mesh(-1, 1)
+    return build_evaluators(config, codec, mesh, networks, read_source, workdir=workdir)
+
+
+def test_fid_while_training_keeps_its_reference_in_the_workdir(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments[-1])
+        return features.features_of(*arguments)
+
+    monkeypatch.setattr(protocol_evaluator, "features_of", counted)
+    monkeypatch.setattr(statistics_file, "_SIZES", features.SIZES)
+    write(tmp_path / "data", *(f"val/{name}.png" for name in "abc"), "train/a.png")
+    config = fid_config(tmp_path / "data")
+    networks = {"inception": {"fc": {"bias": np.zeros(1, np.float32)}}}
+    module = models.build(config.model)
+    weights = Weights(filled(module.init, tiny.images(1, 32)), {})
+    values = []
+    for _ in range(2):  # as a run that resumes
+        built = fid_evaluators(config, networks, tmp_path / "run")
+        values.append(run_evaluators(built, weights, networks))
+        assert set(values[-1]) == {f"fid/clean/{name}" for name in ("fid", "kid", "num_images")}
+    assert values[0] == values[1] and len(calls) == 2 + 1
+    assert [p.name for p in (tmp_path / "run/references/fid").iterdir()] == ["adm_clean.npz"]
+    write(tmp_path / "data", "val/dd.png")  # another image: the file is of others now
+    run_evaluators(fid_evaluators(config, networks, tmp_path / "run"), weights, networks)
+    assert len(calls) == 3 + 2
+
+
+def test_fid_without_weights_is_one_line(tmp_path):
+    write(tmp_path, "val/a.png", "val/b.png", "train/a.png")
+    with pytest.raises(ValueError, match="fid needs the weights of Inception .*inception_weights"):
+        fid_evaluators(fid_config(tmp_path, ""), {}, tmp_path / "run")
+    for config in (mgvq_f16, semanticist_l, kl_vae_f16):
+        assert config.get_config("fid,debug").evals.fid.image_size < 256
+        assert "fid" not in config.get_config().evals
+
+
+def test_protocols_take_the_place_of_a_configs_evaluators():
+    node = protocol_node(tiny.config(), "mgvq,adm", measures="psnr", limit=0, image_size=0).evals
+    assert list(node) == ["protocols"]
+    assert node.protocols.to_dict() == {
+        "name": "protocols",
+        "protocols": "mgvq,adm",
+        "measures": "psnr",
+        "image_size": 32,
+        "tile_size": 0,
+        "batch_size": 8,
+        "limit": 8,
+    }

@@ -106,3 +106,16 @@ def test_arrays_of_another_dtype_are_refused(folders, tmp_path):
     exports.save(tmp_path / "halves", node, halves, variables)
     with pytest.raises(ValueError, match=r"another dtype: .*bias \(float16 instead of float32\)"):
         vqlab.load(tmp_path / "halves")
+
+
+@pytest.mark.parametrize("name", ["mgvq", "kl"])
+def test_images_of_any_sides_are_padded_and_cropped_back(folders, name):
+    tokenizer = vqlab.load(folders / name)
+    images = np.asarray(tiny.images(1, 32))[:, :27, :19]
+    padded = tokenizer.pad(images)
+    assert all(side % tokenizer.stride == 0 for side in padded.shape[1:3])
+    np.testing.assert_array_equal(padded[:, :27, :19], images)
+    np.testing.assert_array_equal(padded[:, 27], padded[:, 25])  # a reflection
+    pictures = tokenizer.decode(tokenizer.encode(padded))[:, :27, :19]
+    assert pictures.shape == images.shape
+    np.testing.assert_array_equal(tokenizer.pad(padded), padded)

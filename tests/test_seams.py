@@ -15,12 +15,12 @@ from einops import rearrange
 import vqlab
 from tests import tiny
 from tests.test_training_run import run_until
-from vqlab import data, main, models
+from vqlab import data, models
 from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.evaluators import EVALUATORS
 from vqlab.models.codecs import IndexCodec
 from vqlab.models.tokenizer import Reconstruction
-from vqlab.runs import estimate, precompute
+from vqlab.runs import estimate, precompute, trainer
 from vqlab.runs.results import read_results
 from vqlab.training import sharding
 
@@ -41,7 +41,7 @@ def go_the_whole_way(config, tmp_path):
     workdir = tmp_path / "run"
     training, state = run_until(config, workdir, 1)
     with jax.set_mesh(training.mesh):
-        main.finish(config, workdir, training, state)
+        trainer.finish(config, workdir, training, state)
     training.run.close()
     loaded = vqlab.load(workdir / "export")
     images = tiny.images(2, config.image_size)
@@ -181,7 +181,7 @@ class Brightness(Evaluator):
             )
         )
 
-    def run(self, weights, frozen):
+    def measure(self, weights, frozen):
         means = [
             np.asarray(self._decode(weights, batch["images"]))[np.asarray(batch["mask"])].mean()
             for batch in self._make_batches("validation")

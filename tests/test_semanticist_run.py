@@ -11,10 +11,10 @@ import vqlab
 from tests import exports, tiny, tiny_kl
 from tests.filled import filled
 from tests.test_training_run import run_until
-from vqlab import convert, main, models
+from vqlab import convert, models
 from vqlab.export import package
 from vqlab.export.kl_weights import read_kl
-from vqlab.runs import build, comparison
+from vqlab.runs import build, comparison, trainer
 from vqlab.runs.workdir import save_config
 
 CONFIG = """
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     training, state = run_until(config, workdir, 4)
     others = {"another run": {"reconstruction/first_1/psnr": 11.0}}
     with jax.set_mesh(training.mesh):
-        main.finish(config, workdir, training, state, others)
+        trainer.finish(config, workdir, training, state, others)
     return workdir, jax.device_get(state)
 
 
@@ -183,7 +183,7 @@ def test_a_model_on_latents_carries_its_autoencoder(tmp_path, capsys):
     config.objective.latent_weights = str(tmp_path / "kl")
     training, state = run_until(config, tmp_path / "run", 1)
     with jax.set_mesh(training.mesh):
-        main.finish(config, tmp_path / "run", training, state)
+        trainer.finish(config, tmp_path / "run", training, state)
     config.objective.lpips_weights = "/nowhere"  # gone since; only training needed it
     save_config(config, tmp_path / "run")
     loaded = vqlab.load(tmp_path / "run")

@@ -14,10 +14,9 @@ import pytest
 import vqlab
 from tests import exports, tiny
 from tests.training.test_telemetry import tensorboard_events
-from vqlab import main
 from vqlab.export import lpips_weights
 from vqlab.models.pretrained import lpips
-from vqlab.runs import build
+from vqlab.runs import build, trainer
 from vqlab.runs.workdir import load_config, save_config
 from vqlab.training.events import read_events
 from vqlab.training.loop import Intervals, train
@@ -41,7 +40,7 @@ def finished(tmp_path_factory):
     config = tiny.config()
     training, state = run_until(config, workdir, 4)
     with jax.set_mesh(training.mesh):
-        main.finish(config, workdir, training, state)
+        trainer.finish(config, workdir, training, state)
     return workdir, jax.device_get(state)
 
 

@@ -1,17 +1,20 @@
 """Moves tokenizers between runs, exported folders and the official files of their papers.
 
 python -m vqlab.convert export DIR OUT                               a run's weights -> a folder
+python -m vqlab.convert push DIR user/name                           to the Hugging Face Hub
 python -m vqlab.convert from-official FILE OUT --config=configs/mgvq_f16.py
 python -m vqlab.convert from-official FILE OUT --config=configs/semanticist_l.py --latents=kl16.ckpt
 python -m vqlab.convert to-official DIR OUT.safetensors              official names and layouts
 python -m vqlab.convert to-diffusers DIR OUT                         a KL autoencoder for diffusers
 python -m vqlab.convert lpips vgg16.pth,vgg.pth OUT.safetensors      LPIPS in one file
+python -m vqlab.convert inception FILE OUT.safetensors               FID's Inception, without pickle
 
-DIR is a workdir or an exported folder. Files are .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt
-and .pkl, of which only tensors are read: no code in them runs. The official file may be MGVQ's,
-Semanticist's (model.safetensors or the averaged weights), or a KL autoencoder's in the naming of
-LDM and MAR or of diffusers, whose folder (save_pretrained) may stand for the file. Of a training
-checkpoint the averaged weights are read if it has any; --weights=model takes the others.
+DIR is a workdir, an exported folder, or user/name of one on the Hugging Face Hub. Files are
+.safetensors, .npz, or PyTorch's .pt, .pth, .ckpt and .pkl, of which only tensors are read: no code
+in them runs. The official file may be MGVQ's, Semanticist's (model.safetensors or the averaged
+weights), or a KL autoencoder's in the naming of LDM and MAR or of diffusers, whose folder
+(save_pretrained) may stand for the file. Of a training checkpoint the averaged weights are read if
+it has any; --weights=model takes the others.
 
 Whatever a model was trained in, the folder says float32, and that is what vqlab.load computes in;
 --dtype=bfloat16 says otherwise, --dtype=config what the config says.
@@ -23,9 +26,12 @@ import argparse
 import pathlib
 import runpy
 import sys
+import tempfile
+from typing import Any
 
 from vqlab import inference, models
-from vqlab.export import lpips_weights, official, package
+from vqlab.export import hub, inception_weights, lpips_weights, official, package
+from vqlab.export.card import UNKNOWN_LICENSE
 from vqlab.export.diffusers_folder import save_diffusers
 from vqlab.export.kl_weights import read_kl
 from vqlab.export.torch_weights import write_state_dict
@@ -44,14 +50,34 @@ def read_config(config: str):
     return runpy.run_path(str(file))["get_config"](argument)
 
 
-def export(source: str, output: str, step: str, dtype: str = FLOAT32) -> str:
+def export(
+    source: str, output: str, step: str, dtype: str = FLOAT32, license: str = UNKNOWN_LICENSE
+) -> str:
     """Writes a run's tokenizer as a folder that needs no training code to load."""
     facts = {"exported from": source, "step": step}
-    return str(package.save_package(output, inference.read(source, step), facts, dtype))
+    return str(package.save_package(output, inference.read(source, step), facts, dtype, license))
+
+
+def push(source: str, repository: str, step: str = "latest", **options: Any) -> str:
+    """Uploads a tokenizer to the Hugging Face Hub, where vqlab.load("user/name") finds it."""
+    hub.check_upload(repository)
+    folder = pathlib.Path(source)
+    if package.is_package(folder):
+        return hub.push(folder, repository, **options)
+    with tempfile.TemporaryDirectory(prefix="vqlab-push-") as scratch:
+        # Where the run lay on this machine is nobody else's business.
+        package.save_package(scratch, inference.read(folder, step), {"step": step})
+        return hub.push(scratch, repository, **options)
 
 
 def from_official(
-    weights: str, output: str, config: str, latents: str, part: str = "", dtype: str = FLOAT32
+    weights: str,
+    output: str,
+    config: str,
+    latents: str,
+    part: str = "",
+    dtype: str = FLOAT32,
+    license: str = UNKNOWN_LICENSE,
 ) -> str:
     """Writes an official state dict as a folder; every tensor must fit, once."""
     chosen = read_config(config)
@@ -64,7 +90,8 @@ def from_official(
     variables = official.read_variables(weights, package.abstract_variables(model), part)
     sampling = chosen.sampling.to_dict() if "sampling" in chosen else {}
     converted = package.Package(node, Weights(variables, frozen), sampling)
-    return str(package.save_package(output, converted, {"converted from": weights}, dtype))
+    facts = {"converted from": weights}
+    return str(package.save_package(output, converted, facts, dtype, license))
 
 
 def to_official(source: str, output: str, step: str, latents: str = "") -> str:
@@ -99,6 +126,26 @@ def lpips(weights: str, output: str) -> str:
     return output
 
 
+def inception(weights: str, output: str) -> str:
+    """Writes FID's Inception from pytorch-fid's, torch-fidelity's or clean-fid's file."""
+    inception_weights.convert_inception(weights, output)
+    return output
+
+
+def _step_option(sub: argparse.ArgumentParser) -> None:
+    text = "of a workdir: latest (default), best or a number"
+    sub.add_argument("--step", default="latest", help=text)
+
+
+def _dtype_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--dtype", default=FLOAT32, choices=DTYPES, help="of its activations")
+
+
+def _license_option(sub: argparse.ArgumentParser, default: str, words: str) -> None:
+    text = f"of the weights, for the model card: apache-2.0 or another of the Hub's list ({words})"
+    sub.add_argument("--license", default=default, metavar="ID", help=text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -115,17 +162,18 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=function)
         return sub
 
-    def dtype_option(sub):
-        sub.add_argument("--dtype", default=FLOAT32, choices=DTYPES, help="of its activations")
-
-    def step_option(sub):
-        text = "of a workdir: latest (default), best or a number"
-        sub.add_argument("--step", default="latest", help=text)
-
-    source = ("source", "a workdir or an exported folder")
+    source = ("source", "a workdir, an exported folder, or user/name")
     sub = command("export", export, source, ("output", "the folder to write"))
-    step_option(sub)
-    dtype_option(sub)
+    _step_option(sub)
+    _dtype_option(sub)
+    _license_option(sub, UNKNOWN_LICENSE, "default: unknown")
+    here = ("source", "a workdir or an exported folder")
+    sub = command("push", push, here, ("repository", "user/name; made if there is none"))
+    _step_option(sub)
+    _license_option(sub, "", "default: as the card says")
+    sub.add_argument("--private", action="store_true", help="show it to nobody else")
+    sub.add_argument("--revision", default="", help="a branch in place of main; made if needed")
+    sub.add_argument("--message", default="", help="of the commit")
     sub = command(
         "from-official", from_official, ("weights", "the official file"), ("output", "the folder")
     )
@@ -138,14 +186,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="ema|model",
         help="which part of a training checkpoint, or its name (default: averaged, if it has any)",
     )
-    dtype_option(sub)
+    _dtype_option(sub)
+    _license_option(sub, UNKNOWN_LICENSE, "default: unknown")
     sub = command("to-official", to_official, source, ("output", "the file to write"))
-    step_option(sub)
+    _step_option(sub)
     sub.add_argument("--latents", default="", help="also write the autoencoder of the latents here")
     sub = command("to-diffusers", to_diffusers, source, ("output", "the folder to write"))
-    step_option(sub)
+    _step_option(sub)
     sub.add_argument("--scaling-factor", type=float, default=1.0, help="of latents in pipelines")
     command("lpips", lpips, ("weights", "vgg16.pth,vgg.pth"), ("output", "the file to write"))
+    text = "pytorch-fid's or torch-fidelity's .pth, or clean-fid's inception-2015-12-05.pt"
+    command("inception", inception, ("weights", text), ("output", "the file to write"))
     return top
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqlab import models
-from vqlab.export import package
+from vqlab.export import hub, package
 from vqlab.models.codec import Codec, Sampling, Weights
 from vqlab.models.dtypes import AS_CONFIGURED, FLOAT32, with_dtype
 from vqlab.models.inputs import (
@@ -21,6 +21,7 @@ from vqlab.models.inputs import (
     check_pixels,
     check_real,
 )
+from vqlab.models.padding import pad_to_stride
 from vqlab.ops.counts import check_kept, check_seed, check_whole
 
 
@@ -148,6 +149,14 @@ class Loaded:
 
         return np.clip(_run(decode, self.weights, self._as_stored(code)), -1.0, 1.0)
 
+    def pad(self, images: np.ndarray) -> np.ndarray:
+        """Images of any sides as `encode` takes them, continued by reflection below and right.
+
+        What is decoded of them is cropped back: `decode(encode(pad(images)))[:, :H, :W]` for images
+        [B, H, W, 3]. A tokenizer of one image size changes nothing.
+        """
+        return pad_to_stride(np.asarray(images), self.codec.sizes.get("stride", 1))
+
     def lookup(self, code: np.ndarray) -> np.ndarray:
         """[B, ..., C] float32: the vectors of a code, which second stages read.
 
@@ -209,11 +218,11 @@ class Loaded:
 
 
 def read(path: str | pathlib.Path, step: int | str = "latest") -> package.Package:
-    """What an exported folder or a run's workdir holds.
+    """What an exported folder, one on the Hugging Face Hub, or a run's workdir holds.
 
     Arguments and errors as those of `load`; the node's dtypes are the stored ones.
     """
-    path = pathlib.Path(path).expanduser()
+    path = hub.resolve(path)
     if package.is_package(path):
         return package.load_package(path)
     # Only a workdir needs what training needs.
@@ -226,7 +235,8 @@ def load(path: str | pathlib.Path, step: int | str = "latest", dtype: str | None
     """The tokenizer in an exported folder, or in a training run's workdir.
 
     Args:
-      path: the folder.
+      path: the folder; where there is none of this name, "user/name" or "user/name@revision" of an
+        exported one on the Hugging Face Hub, see `vqlab.export.hub`.
       step: of a workdir: "latest", "best", or a number.
       dtype: what activations are computed in, "float32" or "bfloat16"; "config" for what the folder
         or the run's config says. None: what an exported folder says, and float32 of a workdir,
@@ -235,6 +245,7 @@ def load(path: str | pathlib.Path, step: int | str = "latest", dtype: str | None
     Raises:
       ValueError: no tokenizer there, one that is cut short, or an unknown dtype.
     """
+    path = hub.resolve(path)
     node, weights, sampling = read(path, step)
     if dtype is None:
         dtype = AS_CONFIGURED if package.is_package(path) else FLOAT32

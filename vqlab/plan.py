@@ -204,4 +204,4 @@ def _estimate(config, topology: Topology) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.start(main)

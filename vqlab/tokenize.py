@@ -2,7 +2,8 @@
 
 --what=latents   moments of the autoencoder and REPA's targets, of a Semanticist config; training
                  reads them with --config.data.name=records --config.data.path=DIR
---what=indices   of a trained MGVQ, given as --source=WORKDIR_OR_EXPORT
+--what=indices   of a trained MGVQ, given as --source=WORKDIR_OR_EXPORT, an export by its folder or
+                 as user/name on the Hugging Face Hub
 --what=concepts  of a trained Semanticist, given likewise
 
 DIR/train and DIR/validation hold array_record files with the crops beside the arrays, or, with
@@ -20,7 +21,7 @@ import jax
 from absl import flags
 
 from vqlab import data
-from vqlab.export.package import is_package
+from vqlab.export import hub, package
 from vqlab.host import cli, cluster
 from vqlab.runs import precompute
 from vqlab.runs.workdir import load_config
@@ -28,7 +29,7 @@ from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 
 _WHAT = flags.DEFINE_enum("what", "latents", precompute.WHAT, "What to store.")
-_SOURCE = flags.DEFINE_string("source", None, "The trained tokenizer: a workdir or an export.")
+_SOURCE = flags.DEFINE_string("source", None, "The tokenizer: a workdir, export or user/name.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
 _SPLITS = flags.DEFINE_list("splits", list(precompute.SPLITS), "Which splits.")
 _FLIP = flags.DEFINE_bool("flip", False, "Also store each training crop's mirror image.")
@@ -71,9 +72,10 @@ def main() -> None:
 
 
 def _config_of_source():
-    if not _SOURCE.value or is_package(_SOURCE.value):
+    source = _SOURCE.value
+    if not source or hub.is_name(source) or package.is_package(source):
         raise ValueError("--config must say which images, unless --source is a run's workdir")
-    return load_config(_SOURCE.value)
+    return load_config(source)
 
 
 def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
@@ -105,4 +107,4 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.start(main)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqlab.data.transforms import MAX_CROPS, CenterCrop, StoredCrop, TrainTransform, to_float
+from vqlab.data.transforms import CROPS, MAX_CROPS, CenterCrop, StoredCrop, TrainTransform, to_float
 
 
 def noise(height, width, seed=0):
@@ -171,3 +171,23 @@ def test_a_stored_crop_is_taken_as_it_is():
     np.testing.assert_array_equal(CenterCrop(8)(Image.fromarray(pixels)), pixels)
     with pytest.raises(ValueError, match="a stored crop is 13x8, not 8x8"):
         StoredCrop(8)(Image.fromarray(noise(8, 13)))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (64, 100), (33, 33), (9, 500)])
+def test_crops_of_protocols_are_a_resize_and_a_crop(size):
+    """As MGVQ's script and torchvision do it, in Pillow's own steps."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    short = min(size)
+    wide = image.resize([max(32, round(32 * side / short)) for side in size], Image.BICUBIC)
+    x, y = ((side - 32) // 2 for side in wide.size)
+    np.testing.assert_array_equal(
+        CROPS["cover"](32)(image), np.asarray(wide.crop((x, y, x + 32, y + 32)))
+    )
+    wide = image.resize([int(32 * side / short) for side in size], Image.BILINEAR)
+    x, y = (round((side - 32) / 2) for side in wide.size)
+    np.testing.assert_array_equal(
+        CROPS["torchvision"](32)(image), np.asarray(wide.crop((x, y, x + 32, y + 32)))
+    )
+    narrow = Image.new("RGB", (3, 30_000))  # resized whole, it would have 10 million pixels
+    assert all(CROPS[name](32)(narrow).shape == (32, 32, 3) for name in CROPS)

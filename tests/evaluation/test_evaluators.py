@@ -16,7 +16,7 @@ class Stub:
         self.outcome = outcome
         self.protocol = {"psnr": "in dB"}
 
-    def run(self, weights, frozen):
+    def measure(self, weights, frozen):
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return {"psnr": self.outcome}

@@ -34,7 +34,7 @@ IMAGES = np.abs(stubs.images(5))
 
 def _run(codec, **arguments):
     evaluator = ExplainedVariance(codec, stubs.batches(IMAGES), **arguments)
-    return evaluator, evaluator.run({}, {})
+    return evaluator, evaluator.measure({}, {})
 
 
 def test_shares_and_losses_by_hand():
@@ -68,7 +68,7 @@ def test_of_mgvq_it_is_the_pixels_error():
     codec = stubs.codec_of(stubs.grouped_tokenizer())
     weights = stubs.weights_of(codec.module)
     evaluator = ExplainedVariance(codec, stubs.batches(IMAGES))
-    results = evaluator.run(weights, {})
+    results = evaluator.measure(weights, {})
     whole = jax.jit(codec.module.apply)(weights.variables, jnp.asarray(IMAGES))
     mse = mse_per_image(jnp.asarray(IMAGES), whole.images).mean()
     assert results["first_2/loss"] == pytest.approx(float(mse), rel=1e-4)
@@ -77,7 +77,7 @@ def test_of_mgvq_it_is_the_pixels_error():
 def test_of_semanticist_it_is_the_diffusion_loss():
     codec = stubs.codec_of(stubs.semanticist())
     evaluator = ExplainedVariance(codec, stubs.batches(IMAGES), repeats=2)
-    results = evaluator.run(stubs.weights_of(codec.module), {})
+    results = evaluator.measure(stubs.weights_of(codec.module), {})
     assert {f"first_{n}/share" for n in (0, 1, 2, 4)} < results.keys()
     assert len({results[f"first_{n}/loss"] for n in (0, 1, 2, 4)}) == 4
     assert evaluator.protocol.keys() == results.keys()
@@ -98,4 +98,4 @@ def test_errors():
     with pytest.raises(ValueError, match="repeats=0 must be at least 1"):
         ExplainedVariance(KnownCodec(), stubs.batches(IMAGES), repeats=0)
     with pytest.raises(ValueError, match="no images"):
-        ExplainedVariance(KnownCodec(), lambda split: []).run({}, {})
+        ExplainedVariance(KnownCodec(), lambda split: []).measure({}, {})

@@ -82,7 +82,12 @@ def test_pictures_are_what_they_show():
     rng = np.random.default_rng(0)
     originals = rng.uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32)
     section = panels.picture_section(originals, originals[None] / 2, ["original", "1 <b>\n2 dB"])
-    assert "1 &lt;b&gt;<br>2 dB" in section.body and section.body.count("<img") == 4
+    assert "1 &lt;b&gt;, 2 dB" in section.body and section.body.count("<img") == 4
+    assert "range" not in section.body  # there is nothing to choose
+    made = np.stack([originals, originals / 2])
+    slider = panels.picture_section(originals, made, ["original", "1", "4"], (1, 4), "groups").body
+    assert 'data-levels="1 4"' in slider and 'type="range"' in slider
+    assert [slider.count(f'data-kept="{kept}"') for kept in (1, 4)] == [2, 2]
     assert panels.picture_section(originals[:0], originals[None, :0], ["original"] * 2).body == ""
 
 

@@ -28,7 +28,7 @@ def _make_batches(split):
 @pytest.fixture(scope="module")
 def evaluated():
     evaluator = PCABaseline(CountCodec(), _make_batches)
-    return evaluator, evaluator.run({}, {})
+    return evaluator, evaluator.measure({}, {})
 
 
 def _by_svd(k):
@@ -55,12 +55,12 @@ def test_numbers_of_components_are_powers_levels_and_as_many_numbers(evaluated):
     """1, 2, 4, 8; levels 1..4; 3 numbers each; and the 11 that 12 images about their mean have."""
     ks = [int(name.split("/")[0].removeprefix("components_")) for name in evaluated[1]]
     assert sorted(set(ks)) == [1, 2, 3, 4, 6, 8, 9, 11]
-    few = PCABaseline(CountCodec(), _make_batches, max_components=2).run({}, {})
+    few = PCABaseline(CountCodec(), _make_batches, max_components=2).measure({}, {})
     assert {name.split("/")[0] for name in few} == {"components_1", "components_2"}
 
 
 def test_all_components_of_the_fitted_images_reproduce_them():
-    results = PCABaseline(CountCodec(), _make_batches, fit_split="validation").run({}, {})
+    results = PCABaseline(CountCodec(), _make_batches, fit_split="validation").measure({}, {})
     assert results["components_4/explained_variance"] == pytest.approx(1, abs=1e-5)
     assert results["components_4/psnr"] > 60
 
@@ -95,10 +95,10 @@ def test_protocol_and_section(evaluated):
 
 def test_errors():
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        PCABaseline(CountCodec(), stubs.batches(TRAIN[:1])).run({}, {})
+        PCABaseline(CountCodec(), stubs.batches(TRAIN[:1])).measure({}, {})
     with pytest.raises(ValueError, match="unknown split"):
         PCABaseline(CountCodec(), _make_batches, fit_split="test")
     with pytest.raises(ValueError, match="max_components=0"):
         PCABaseline(CountCodec(), _make_batches, max_components=0)
     with pytest.raises(ValueError, match="the train split has no images"):
-        PCABaseline(CountCodec(), lambda split: []).run({}, {})
+        PCABaseline(CountCodec(), lambda split: []).measure({}, {})

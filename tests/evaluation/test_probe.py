@@ -38,7 +38,7 @@ def _data(count, seed):
 def evaluated():
     splits = {"train": stubs.batches(*_data(120, 1)), "validation": stubs.batches(*_data(81, 2))}
     evaluator = LinearProbe(PixelCodec(), lambda split: splits[split](split))
-    return evaluator, evaluator.run({}, {})
+    return evaluator, evaluator.measure({}, {})
 
 
 def test_the_unit_that_tells_the_class_tells_it(evaluated):
@@ -56,7 +56,7 @@ def test_one_split_is_fitted_on_its_even_images_and_scored_on_the_odd():
     probe = LinearProbe(
         PixelCodec(), stubs.batches(stubs.images(20), labels), fit_split="validation"
     )
-    results = probe.run({}, {})
+    results = probe.measure({}, {})
     assert results["probe_accuracy"] == results["chance_accuracy"] == 0
     assert "10 images" in probe.protocol["probe_accuracy"]
 
@@ -65,7 +65,7 @@ def test_concepts_are_probed_one_prefix_after_the_other():
     codec = stubs.codec_of(stubs.semanticist())
     probe = LinearProbe(codec, stubs.batches(stubs.images(6), np.arange(6) % 2))
     weights = stubs.weights_of(codec.module)
-    results = probe.run(weights, {})
+    results = probe.measure(weights, {})
     concepts = np.asarray(jax.jit(codec.encode)(weights, jnp.asarray(stubs.images(6))))
     for k in codec.units.levels:
         x = concepts[:, :k].reshape(6, -1)
@@ -86,10 +86,10 @@ def test_protocol_and_section(evaluated):
 def test_errors():
     codec, images = PixelCodec(), stubs.images(4)
     with pytest.raises(ValueError, match="at least 2 classes; the 4 images of the train split"):
-        LinearProbe(codec, stubs.batches(images, np.zeros(4))).run({}, {})
+        LinearProbe(codec, stubs.batches(images, np.zeros(4))).measure({}, {})
     with pytest.raises(ValueError, match="unknown split 'test'; choose from"):
         LinearProbe(codec, stubs.batches(images), fit_split="test")
     with pytest.raises(ValueError, match="keeps its code whole"):
         LinearProbe(stubs.codec_of(stubs.autoencoder()), stubs.batches(images))
     with pytest.raises(ValueError, match="no images"):
-        LinearProbe(codec, lambda split: []).run({}, {})
+        LinearProbe(codec, lambda split: []).measure({}, {})

@@ -34,7 +34,7 @@ def evaluated(tokenizer, variables, images):
     evaluator = ReconstructionEvaluator(
         stubs.codec_of(tokenizer), stubs.batches(images), num_images_kept=3
     )
-    return evaluator, evaluator.run(variables, {})
+    return evaluator, evaluator.measure(variables, {})
 
 
 def _reconstruct(tokenizer, variables, images, num_groups):
@@ -99,7 +99,7 @@ def test_sharded_batches_give_the_same_numbers(tokenizer, variables, images, eva
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     batches = [jax.device_put(batch, sharding) for batch in stubs.batches(images)("validation")]
     evaluator = ReconstructionEvaluator(stubs.codec_of(tokenizer), lambda split: iter(batches))
-    results = evaluator.run(variables, {})
+    results = evaluator.measure(variables, {})
     timed = "images_per_second"
     for name in results.keys() - {timed}:
         assert results[name] == pytest.approx(evaluated[1][name], rel=1e-5)
@@ -113,18 +113,18 @@ def test_lpips_is_measured_when_its_weights_are_given(tokenizer, variables, imag
     monkeypatch.setattr(reconstruction, "lpips_distance", distance)
     codec, batches = stubs.codec_of(tokenizer), stubs.batches(images[:2])
     evaluator = ReconstructionEvaluator(codec, batches, networks=["lpips"])
-    results = evaluator.run(variables, {"lpips": {"scale": jnp.float32(2.0)}})
+    results = evaluator.measure(variables, {"lpips": {"scale": jnp.float32(2.0)}})
     clipped = np.clip(evaluator.reconstructions, -1, 1)
     expected = 2 * np.abs(images[:2] - clipped).mean((1, 2, 3, 4))
     assert results["first_1/lpips"] == pytest.approx(expected[0], rel=1e-5)
     assert results["lpips"] == pytest.approx(expected[1], rel=1e-5)
     with pytest.raises(ValueError, match="LPIPS.*weights were not given"):
-        evaluator.run(variables, {})
+        evaluator.measure(variables, {})
 
 
 def test_no_images_is_an_error(tokenizer, variables):
     with pytest.raises(ValueError, match="no images"):
-        ReconstructionEvaluator(stubs.codec_of(tokenizer), lambda split: []).run(variables, {})
+        ReconstructionEvaluator(stubs.codec_of(tokenizer), lambda split: []).measure(variables, {})
 
 
 def test_the_mean_image_is_the_best_that_is_one_for_all(images, evaluated):
@@ -146,7 +146,7 @@ def test_concepts_are_measured_at_every_level():
     codec = stubs.codec_of(stubs.semanticist(), num_steps=2)
     evaluator = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3)))
     weights = stubs.weights_of(codec.module)
-    results = evaluator.run(weights, {})
+    results = evaluator.measure(weights, {})
     assert results["psnr"] == results["first_4/psnr"] != results["first_1/psnr"]
     assert not any("usage" in name or "bits" in name for name in results)
     assert evaluator.reconstructions.shape == (3, 3, *stubs.images(1).shape[1:])
@@ -155,15 +155,15 @@ def test_concepts_are_measured_at_every_level():
     )
     assert "with all concepts" in evaluator.protocol["images_per_second"]
     # The noise is a function of the seed alone.
-    again = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3))).run(weights, {})
+    again = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3))).measure(weights, {})
     other = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3)), seed=1)
-    assert again["psnr"] == results["psnr"] != other.run(weights, {})["psnr"]
+    assert again["psnr"] == results["psnr"] != other.measure(weights, {})["psnr"]
 
 
 def test_an_autoencoder_is_measured_whole():
     codec = stubs.codec_of(stubs.autoencoder())
     evaluator = ReconstructionEvaluator(codec, stubs.batches(stubs.images(3)))
-    results = evaluator.run(stubs.weights_of(codec.module), {})
+    results = evaluator.measure(stubs.weights_of(codec.module), {})
     assert {name.split("/")[0] for name in results if "/" in name} == {"mean_colour", "mean_image"}
     assert evaluator.reconstructions.shape[0] == 1
     assert evaluator.headings({"psnr": 20.0}) == ["original", "reconstruction\n20.00 dB"]

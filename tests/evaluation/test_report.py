@@ -39,7 +39,7 @@ def test_page_holds_everything_and_needs_nothing(tmp_path):
         config={"a": {"b": "<script>"}},
         snippet="vqlab.load('x')",
     )
-    assert "run &lt;1&gt; &amp; more" in page and "<script>" not in page
+    assert "run &lt;1&gt; &amp; more" in page and "&quot;&lt;script&gt;&quot;" in page
     assert "vqlab.load(&#x27;x&#x27;)" in page
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [pictures.heading, "Power spectrum", "Curves", "Use it"]

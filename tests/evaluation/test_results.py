@@ -38,7 +38,7 @@ def evaluated():
     values = {
         f"{name}/{metric}": value
         for name, evaluator in evaluators.items()
-        for metric, value in evaluator.run(weights, {}).items()
+        for metric, value in evaluator.measure(weights, {}).items()
     }
     return evaluators, values
 
@@ -95,8 +95,8 @@ def test_other_runs_are_drawn_beside_this_one(tmp_path, evaluated, monkeypatch):
         panels.figures, "levels_png", lambda lines, **kw: drawn.append(list(kw["dashed"])) or b""
     )
     _write(tmp_path, evaluators, values, "semanticist", comparison={"guidance off": values})
-    # PSNR, SSIM, share, loss, distance between the spectra, probe.
-    assert drawn == [["guidance off"]] * 6
+    # PSNR, SSIM, share, loss, distance between the spectra and of components, probe.
+    assert drawn == [["guidance off"]] * 7
 
 
 class Simple(Evaluator):
@@ -127,3 +127,12 @@ def test_without_evaluators_nothing_is_written(tmp_path):
         tmp_path, CONFIG, CODECS["mgvq"].card(), {}, {}, step=1, parameters=1, load_path=""
     )
     assert page is None and not list(tmp_path.iterdir())
+
+
+def test_numbers_of_other_evaluators_stay_with_the_step_they_were_taken_at(tmp_path):
+    _write(tmp_path, {"x": Simple()}, {"x/psnr": 20.0}, step=3)
+    page = _write(tmp_path, {"y": Simple()}, {"y/psnr": math.nan}, step=7)
+    saved = json.loads((tmp_path / results.EVALUATION_FILE).read_text())["results"]
+    assert saved["x/psnr"] == {"value": 20.0, "protocol": "in dB", "step": 3}
+    assert saved["y/psnr"] == {"value": None, "protocol": "in dB", "step": 7}
+    assert "<h2>Measured before</h2>" in page and "x/psnr" in page

@@ -15,20 +15,20 @@ from vqlab.models.codec import Units
 class ContrastCodec:
     """Of `total` units, k give the image with k / total of its contrast."""
 
-    units = Units("concepts", 4, (1, 2, 4), "nulls")
+    units = prefixes = Units("concepts", 4, (1, 2, 4), "nulls")
     setting = ""
 
     def encode(self, weights, images):
         return images
 
-    def decode(self, weights, code, num_kept, key):
+    def decode_prefix(self, weights, code, num_kept, key):
         return code * num_kept / self.units.total
 
 
 @pytest.fixture(scope="module")
 def evaluated():
     evaluator = PowerSpectrum(ContrastCodec(), stubs.batches(stubs.images(5)))
-    return evaluator, evaluator.run({}, {})
+    return evaluator, evaluator.measure({}, {})
 
 
 def test_distances_by_hand(evaluated):
@@ -62,7 +62,7 @@ def test_protocol_and_section(evaluated):
 def test_an_autoencoder_has_one_spectrum():
     codec = stubs.codec_of(stubs.autoencoder())
     evaluator = PowerSpectrum(codec, stubs.batches(stubs.images(3)))
-    results = evaluator.run(stubs.weights_of(codec.module), {})
+    results = evaluator.measure(stubs.weights_of(codec.module), {})
     assert results.keys() == {"spectrum_distance"} and results["spectrum_distance"] > 0
     (section,) = evaluator.sections("s", Measured({"s/spectrum_distance": 1.0}, {}))
     assert section.body.count("<img") == 1
@@ -70,4 +70,4 @@ def test_an_autoencoder_has_one_spectrum():
 
 def test_no_images_is_an_error():
     with pytest.raises(ValueError, match="no images"):
-        PowerSpectrum(ContrastCodec(), lambda split: []).run({}, {})
+        PowerSpectrum(ContrastCodec(), lambda split: []).measure({}, {})

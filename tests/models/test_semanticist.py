@@ -1,5 +1,7 @@
 """Encoder and decoder together: what a prefix of concepts means, and which parts fit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,13 +18,19 @@ def made():
     """(module, variables, images, concepts)."""
     module, variables = tiny.semanticist()
     images = jnp.asarray(tiny.images(3, 16))
-    return module, variables, images, module.apply(variables, images, method="encode")
+    encode = jax.jit(functools.partial(module.apply, method="encode"))
+    return module, variables, images, encode(variables, images)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "num_steps"))
+def _decode(variables, concepts, *, module, **settings):
+    return decode_concepts(module, variables, {}, concepts, **settings)
 
 
 def decode(made, concepts, **settings):
     module, variables, *_ = made
-    settings = {"key": jax.random.key(1), "num_steps": 3} | settings
-    return np.asarray(decode_concepts(module, variables, {}, concepts, **settings))
+    settings = {"key": jax.random.key(1), "num_steps": 3, "module": module} | settings
+    return np.asarray(_decode(variables, concepts, **settings))
 
 
 def test_concepts_have_mean_0_and_unbiased_variance_1(made):
@@ -60,7 +68,7 @@ def test_guidance_1_is_the_conditional_prediction_and_0_the_unconditional(made):
         denoise = concept_denoiser(
             module, variables, concepts, num_kept=num_kept, guidance=guidance
         )
-        return np.asarray(denoise(images, t))[..., :3]
+        return np.asarray(jax.jit(denoise)(images, t))[..., :3]
 
     conditional, unconditional = prediction(1.0), prediction(1.0, num_kept=0)
     assert np.abs(conditional - unconditional).max() > 1e-3
@@ -75,12 +83,10 @@ def test_guidance_1_is_the_conditional_prediction_and_0_the_unconditional(made):
 def test_losses_use_the_same_times_and_noise_for_every_prefix(made):
     module, variables, images, concepts = made
 
+    @jax.jit
     def losses(num_kept, key=0):
-        return np.asarray(
-            concept_losses(
-                module, variables, images, concepts, key=jax.random.key(key), num_kept=num_kept
-            )
-        )
+        key = jax.random.key(key)
+        return concept_losses(module, variables, images, concepts, key=key, num_kept=num_kept)
 
     assert losses(2).shape == (3,)
     np.testing.assert_array_equal(losses(4), losses(None))
@@ -107,4 +113,4 @@ def test_parts_that_do_not_fit_are_named(part, changes, message):
 
 def test_a_wrong_number_of_concepts_is_named(made):
     with pytest.raises(ValueError, match="num_concepts=5 is out of range: choose 0..4"):
-        decode(made, made[3], num_kept=5)
+        decode_concepts(*made[:2], {}, made[3], key=jax.random.key(0), num_kept=5)

@@ -1,14 +1,13 @@
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from tests.filled import filled
 from vqlab.nn.quantizers import GroupedQuantizer
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
@@ -263,53 +262,42 @@ def test_wrong_inputs_are_refused():
         quantizer.apply(variables, latents.astype(int)[..., :4], num_groups=-1, method="lookup")
 
 
-SHARDED = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from vqlab.nn.quantizers import GroupedQuantizer
-from vqlab.ops import codebook as ops
-
-quantizer = GroupedQuantizer(2, 300, 8, mask_probs=(0.0, 0.5), mask_per_sample=True)
-latents = jax.random.normal(jax.random.key(0), (16, 4, 4, 8))
-variables = jax.jit(lambda: quantizer.init(jax.random.key(1), latents, train=False))()
-
-def step(variables, latents):
-    def loss_fn(params, latents):
-        quantized, updated = quantizer.apply(
-            {**variables, "params": params}, latents, train=True, mutable=["codebook_stats"],
-            rngs={"mask": jax.random.key(2), "reseed": jax.random.key(3)})
-        loss = jnp.sum(quantized.latents ** 3) + sum(map(jnp.sum, quantized.losses.values()))
-        return loss, (quantized, updated)
-    return jax.grad(loss_fn, (0, 1), has_aux=True)(variables["params"], latents)
-
-expected = jax.device_get(jax.jit(step)(variables, latents))
-mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-with jax.set_mesh(mesh):
-    batch = NamedSharding(mesh, P(("data", "fsdp")))
-    rows = NamedSharding(mesh, P(None, "fsdp"))
-    latents = jax.device_put(latents, batch)
-    params = jax.device_put(variables["params"], rows)
-    whole = jax.device_put(variables["codebook_stats"], NamedSharding(mesh, P()))
-    found = jax.jit(step)({"params": params, "codebook_stats": whole}, latents)
-    tokens = jax.device_put(jnp.ones((64, 2, 4)), batch)
-    search = jax.jit(ops.nearest_codeword).lower(tokens, jnp.ones((2, 300, 4))).compile()
-for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found)):
-    name = jax.tree_util.keystr(path)
-    if a.dtype == jnp.int32 or "reseed_codewords" in name:
-        np.testing.assert_array_equal(a, b, name)
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
-text = search.as_text()
-assert not any(word in text for word in ("all-gather", "all-reduce", "all-to-all", "permute"))
-print("devices:", jax.device_count())
-"""
-
-
 def test_sharded_over_eight_devices_equals_one_device():
-    environment = dict(
-        os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8"
-    )
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", SHARDED]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "devices: 8" in done.stdout
+    quantizer = GroupedQuantizer(2, 300, 8, mask_probs=(0.0, 0.5), mask_per_sample=True)
+    latents = jax.random.normal(jax.random.key(0), (16, 4, 4, 8))
+    variables = filled(lambda key: quantizer.init(key, latents, train=False))
+
+    def step(variables, latents):
+        def loss_fn(params, latents):
+            quantized, updated = quantizer.apply(
+                {**variables, "params": params},
+                latents,
+                train=True,
+                mutable=["codebook_stats"],
+                rngs={"mask": jax.random.key(2), "reseed": jax.random.key(3)},
+            )
+            loss = jnp.sum(quantized.latents**3) + sum(map(jnp.sum, quantized.losses.values()))
+            return loss, (quantized, updated)
+
+        return jax.grad(loss_fn, (0, 1), has_aux=True)(variables["params"], latents)
+
+    expected = jax.device_get(jax.jit(step)(variables, latents))
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        batch = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        rows = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+        params = jax.device_put(variables["params"], rows)
+        whole = NamedSharding(mesh, PartitionSpec())
+        stats = jax.device_put(variables["codebook_stats"], whole)
+        variables = {"params": params, "codebook_stats": stats}
+        found = jax.jit(step)(variables, jax.device_put(latents, batch))
+        tokens = jax.device_put(jnp.ones((64, 2, 4)), batch)
+        search = jax.jit(ops.nearest_codeword).lower(tokens, jnp.ones((2, 300, 4))).compile()
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, a), b in zip(leaves, jax.tree.leaves(found), strict=True):
+        name = jax.tree_util.keystr(path)
+        if a.dtype == jnp.int32 or "reseed_codewords" in name:
+            np.testing.assert_array_equal(a, b, name)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
+    text = search.as_text()
+    assert not any(word in text for word in ("all-gather", "all-reduce", "all-to-all", "permute"))

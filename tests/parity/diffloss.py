@@ -12,24 +12,10 @@ from vqlab.diffusion.ddpm import DDPM
 from vqlab.diffusion.flow import Flow
 from vqlab.diffusion.guidance import Guidance, guided_denoiser
 from vqlab.diffusion.process import Process
+from vqlab.export.gpt_names import official_names
 from vqlab.models.diffusion_mlp import DiffusionMLP
 
 KEY = jax.random.key(0)  # unused: the noise of every step is given
-
-# vqlab's module path -> the released name.
-MODULES = (
-    (r"time_fc1", "time_embed.mlp.0"),
-    (r"time_fc2", "time_embed.mlp.2"),
-    (r"condition_embed", "cond_embed"),
-    (r"token_embed", "input_proj"),
-    (r"block(\d+)/norm", r"res_blocks.\1.in_ln"),
-    (r"block(\d+)/modulation", r"res_blocks.\1.adaLN_modulation.1"),
-    (r"block(\d+)/fc1", r"res_blocks.\1.mlp.0"),
-    (r"block(\d+)/fc2", r"res_blocks.\1.mlp.2"),
-    (r"modulation", "final_layer.adaLN_modulation.1"),
-    (r"final_linear", "final_layer.linear"),
-)
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def check_diffloss(report: Report, config: dict) -> None:
@@ -53,7 +39,7 @@ def check_diffloss(report: Report, config: dict) -> None:
 
 def _process(config: dict) -> Process:
     if not config["use_si"]:
-        return DDPM(schedule="cosine")
+        return flow_or_ddpm(False)
     expected = {
         "diffusion_form": "sigma",
         "last_step": "Mean",
@@ -65,16 +51,19 @@ def _process(config: dict) -> Process:
     for name, value in expected.items():
         if config["sde"][name] != value:
             raise Unsupported(f"{name}={config['sde'][name]!r} is not supported, only {value!r}")
-    return Flow(time_scale=1.0, sampler="euler_maruyama")
+    return flow_or_ddpm(True)
+
+
+def flow_or_ddpm(is_flow: bool) -> Process:
+    """The two processes of the released second stage."""
+    flow = Flow(time_scale=1.0, sampler="euler_maruyama")
+    return flow if is_flow else DDPM(schedule="cosine")
 
 
 def official_name(path: tuple[str, ...]) -> str:
     """The released tensor name of a parameter."""
-    module = "/".join(path[:-1])
-    for pattern, template in MODULES:
-        if match := re.fullmatch(pattern, module):
-            return f"net.{match.expand(template)}.{LEAVES[path[-1]]}"
-    raise KeyError(path)
+    full = "/".join(("params", "head", *path))
+    return official_names([full])[full].removeprefix("diffloss.")
 
 
 def _params(arrays: dict, model: DiffusionMLP, channels: int, condition_channels: int) -> dict:

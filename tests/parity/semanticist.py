@@ -5,6 +5,7 @@ The weights are in two files beside it: the encoder's in the ViT's, the decoder'
 
 import ast
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -128,11 +129,12 @@ def check_case(report: Report, config: dict, model, params, variables, case: str
     report.close(f"out/{case}/repa_loss", terms["repa"])
     report.close(f"out/{case}/diff_loss", loss - terms["repa"])
     weights = {"params": params, **variables}
-    concepts = model.apply(weights, images(report), method="encode")
+    concepts = jax.jit(functools.partial(model.apply, method="encode"))(weights, images(report))
     report.close(f"out/{case}/slots", concepts)
     x_t = model.process.add_noise(latents, noise, t)
     keep = nesting.keep_first(jnp.asarray(kept), total)
-    output = model.apply(weights, x_t, t, concepts, keep_mask=keep, method="denoise")
+    denoise = jax.jit(functools.partial(model.apply, method="denoise"))
+    output = denoise(weights, x_t, t, concepts, keep_mask=keep)
     by_sample = model.process.losses(output.prediction, latents, noise, t)
     report.close(f"out/{case}/mse", by_sample["mse"])
     report.close(f"out/{case}/vb", by_sample["vb"])

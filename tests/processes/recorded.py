@@ -31,4 +31,4 @@ def record(batches):
 
 if __name__ == "__main__":
     TrainBatches.__next__ = record
-    cli.run(main.main)
+    cli.start(main.main)

@@ -1,11 +1,14 @@
 """The tokenizer's and the discriminator's losses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import tiny
+from tests.filled import filled
 from vqlab.training.objectives import TokenizerObjective
 from vqlab.training.step import player_gradients
 
@@ -20,11 +23,13 @@ def make(discriminator=None, **changes):
     return TokenizerObjective(tiny.tokenizer(), discriminator, **settings)
 
 
-def losses_at(objective, batch, step, params=None):
-    fresh, variables = jax.jit(objective.init)(jax.random.key(0), batch)
-    params = params or fresh
-    rng = jax.random.key(1)
-    return jax.jit(lambda p, n: objective(p, variables, {}, batch, rng=rng, step=n))(params, step)
+@functools.partial(jax.jit, static_argnums=0)
+def call(objective, params, variables, batch, step):
+    return objective(params, variables, {}, batch, rng=jax.random.key(1), step=step)
+
+
+def losses_at(objective, batch, step):
+    return call(objective, *filled(objective.init, batch), batch, step)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(batch):
@@ -54,7 +59,7 @@ def test_the_adversarial_terms_start_at_their_step(batch):
 
 def test_each_player_is_a_constant_to_the_other(batch):
     objective = make(tiny.discriminator(), adversarial_start=0)
-    params, variables = jax.jit(objective.init)(jax.random.key(0), batch)
+    params, variables = filled(objective.init, batch)
 
     @jax.jit
     def gradient_of_discriminator_loss(params):
@@ -72,9 +77,10 @@ def test_each_player_is_a_constant_to_the_other(batch):
 
 def test_adaptive_weight_is_the_ratio_of_last_kernel_gradients(batch):
     objective = make(tiny.discriminator(), adversarial_start=0, adaptive_weight=True)
-    params, variables = jax.jit(objective.init)(jax.random.key(0), batch)
+    params, variables = filled(objective.init, batch)
+    _, aux = call(objective, params, variables, batch, 0)
+
     rng = jax.random.key(1)
-    _, aux = jax.jit(lambda p: objective(p, variables, {}, batch, rng=rng, step=0))(params)
 
     def last_kernel_norm(**changes):
         """By full back-propagation of a loss with one term only."""
@@ -93,8 +99,8 @@ def test_adaptive_weight_is_the_ratio_of_last_kernel_gradients(batch):
 
 def test_post_update_reseeds_the_codebook_and_nothing_else(batch):
     objective = make()
-    params, _ = jax.jit(objective.init)(jax.random.key(0), batch)
-    _, aux = losses_at(objective, batch, 0, params)
+    params, _ = filled(objective.init, batch)
+    _, aux = losses_at(objective, batch, 0)
     updated = objective.post_update(params, aux.update)
     before, after = (p["tokenizer"]["quantizer"]["codebook"] for p in (params, updated))
     keep = aux.update["reseed_keep"][..., None]

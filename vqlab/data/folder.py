@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from vqlab.data.contents import Entry, file_entries
 from vqlab.data.decode import PLAIN, Decoding
@@ -44,6 +45,8 @@ class FolderSource(Source):
         class folders, or a class is called like a split.
       OSError: a folder that cannot be listed.
     """
+
+    setting: ClassVar[str] = "path"
 
     def __init__(self, path: str, split: str = "train", decoding: Decoding = PLAIN):
         if split not in SPLIT_FOLDERS:

@@ -111,6 +111,7 @@ class RecordSource(RecordArrays):
     """
 
     is_cropped = True
+    setting = "path"
 
     def __init__(self, path: str, split: str = "train"):
         if not read_manifest(path, split).has_images:

@@ -17,6 +17,7 @@ class Source:
     Attributes:
       num_classes: 0 where the images of this split have no labels; "label" is 0 then.
       fields: dtype and shape, by name, of arrays that records hold beside their image.
+      setting: the entry of config.data that says which images; "" where the name alone does.
       is_cropped: whether the images are crops already, whose arrays are of these very crops.
       notes: lines on what is in the user's files.
       place: where they lie; "" for a source that is called by its name alone.
@@ -24,6 +25,7 @@ class Source:
 
     num_classes: int = 1
     fields: Mapping[str, tuple[str, tuple[int, ...]]] = {}
+    setting: ClassVar[str] = ""
     is_cropped: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
     place: str = ""

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from vqlab.data.contents import Entry
 from vqlab.data.decode import PLAIN, Decoding
@@ -35,6 +35,8 @@ class TfdsSource(Source):
       ValueError: not prepared there as array_record (three lines: how to), no such split, or no
         image feature.
     """
+
+    setting: ClassVar[str] = "dataset"
 
     def __init__(
         self,

@@ -147,6 +147,73 @@ class CenterCrop:
 
 
 @dataclasses.dataclass(frozen=True)
+class CoverCrop:
+    """MGVQ's centre crop (eval_recon.py): bicubic until the shorter side is `size`, in one step.
+
+    Attributes:
+      size: side of the crop in pixels.
+    """
+
+    size: int
+
+    def __post_init__(self):
+        _check_size(self.size)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        """RGB image of any size -> uint8 [size, size, 3]; `rng` is not used."""
+        scale = self.size / min(image.size)
+        sides = tuple(max(self.size, round(side * scale)) for side in image.size)
+        place = tuple((side - self.size) // 2 for side in sides)
+        return _cropped(image, sides, place, self.size, Image.Resampling.BICUBIC)
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchvisionCrop:
+    """torchvision's Resize(size) and CenterCrop(size), of which the references of RCG are made.
+
+    Bilinear with antialiasing; the longer side is cut to a whole number, the place of the crop is
+    rounded to an even one where it lies between two.
+
+    Attributes:
+      size: side of the crop in pixels.
+    """
+
+    size: int
+
+    def __post_init__(self):
+        _check_size(self.size)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        """RGB image of any size -> uint8 [size, size, 3]; `rng` is not used."""
+        short = min(image.size)
+        sides = tuple(int(self.size * side / short) for side in image.size)
+        place = tuple(round((side - self.size) / 2) for side in sides)
+        return _cropped(image, sides, place, self.size, Image.Resampling.BILINEAR)
+
+
+def _cropped(
+    image: Image.Image,
+    sides: tuple[int, int],
+    place: tuple[int, int],
+    size: int,
+    filter_: Image.Resampling,
+) -> np.ndarray:
+    """`size` x `size` pixels at `place` (x, y) of the image resized to `sides`.
+
+    Of what is very long only the crop is computed, equal but at its edges; see `CenterCrop`.
+    """
+    x, y = place
+    if max(sides) > MAX_CROPS * size:
+        box = _source_box(image, *sides, size, x, y)
+        return np.asarray(image.resize((size, size), filter_, box=box))
+    return np.asarray(image.resize(sides, filter_).crop((x, y, x + size, y + size)))
+
+
+# Centre crops by the names that protocols give.
+CROPS = {"adm": CenterCrop, "cover": CoverCrop, "torchvision": TorchvisionCrop}
+
+
+@dataclasses.dataclass(frozen=True)
 class StoredCrop:
     """Takes a crop as it is, for records whose arrays were made of this very crop.
 

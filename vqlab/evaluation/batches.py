@@ -11,10 +11,12 @@ from jax.experimental import multihost_utils
 
 # A split, "validation" or "train" -> one pass over its batches {"images": [B, H, W, 3] in [-1, 1],
 # "mask": [B] bool, False for padding, "labels": [B] int32}, all of one shape, as NumPy or (sharded)
-# JAX arrays. Only the probe reads labels.
-MakeBatches = Callable[[str], Iterable[Mapping[str, Any]]]
+# JAX arrays. Only the probe reads labels. A second argument names another crop than ADM's, see
+# `vqlab.evaluation.protocols`.
+MakeBatches = Callable[..., Iterable[Mapping[str, Any]]]
 
 SPLITS = ("validation", "train")
+ADM_CROP = "adm"  # what all evaluators read, unless a protocol has another one
 
 
 def check_split(split: str) -> None:
@@ -23,14 +25,17 @@ def check_split(split: str) -> None:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
 
 
-def read(make_batches: MakeBatches, split: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
+def read(
+    make_batches: MakeBatches, split: str, crop: str = ADM_CROP
+) -> Iterable[tuple[int, Mapping[str, Any]]]:
     """(number, batch) of a split.
 
     Raises:
       ValueError: after the last batch, if there was none, or none of the images could be read.
     """
     number, is_any_shown = -1, False
-    for number, batch in enumerate(make_batches(split)):
+    made = make_batches(split) if crop == ADM_CROP else make_batches(split, crop)
+    for number, batch in enumerate(made):
         is_any_shown = is_any_shown or bool(to_host(batch["mask"]).any())
         yield number, batch
     if number < 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section, results_table
 from vqlab.models.codec import Weights
@@ -17,14 +19,14 @@ class Evaluator:
       uses: frozen networks that it takes where their weights are given. One that names some has the
         argument `networks`, the names of those given.
       needs: what it needs of the images, known before anything is read.
-      protocol: {metric: how it was measured, in one line}, of the last `run`.
+      protocol: {metric: how it was measured, in one line}, of the last `measure`.
     """
 
     uses: ClassVar[tuple[str, ...]] = ()
     needs: Needs = Needs({"validation": 1})
     protocol: dict[str, str]
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """{metric: value} of a codec with these weights; names as `evaluation.names` makes them.
 
         Args:
@@ -38,9 +40,13 @@ class Evaluator:
         raise NotImplementedError
 
     def pictures(self, results: Mapping[str, float]) -> tuple | None:
-        """(originals [n, H, W, 3], ways [L, n, H, W, 3], L + 1 headings) of the last `run`, for a
-        picture of the run; None without any. `results` are its own."""
+        """(originals [n, H, W, 3], ways [L, n, H, W, 3], L + 1 headings) of the last `measure`, for
+        a picture of the run; None without any. `results` are its own."""
         return None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Of the last `measure`, by name: what a figure of several runs takes; here nothing."""
+        return {}
 
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """What the report shows of it, where `name` is its name in `measured`; here a table."""

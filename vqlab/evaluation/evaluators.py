@@ -12,7 +12,10 @@ from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.explained_variance import ExplainedVariance
 from vqlab.evaluation.needs import Unmeasurable
 from vqlab.evaluation.pca import PCABaseline
+from vqlab.evaluation.pca_spectrum import ComponentSpectrum
 from vqlab.evaluation.probe import LinearProbe
+from vqlab.evaluation.protocol_evaluator import ProtocolEvaluator
+from vqlab.evaluation.rate_distortion import RateDistortion
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
 from vqlab.evaluation.spectrum import PowerSpectrum
 from vqlab.models.codec import Weights
@@ -26,10 +29,13 @@ class EvaluationError(RuntimeError):
 
 EVALUATORS = {
     "reconstruction": ReconstructionEvaluator,
+    "rate_distortion": RateDistortion,
+    "protocols": ProtocolEvaluator,
     "explained_variance": ExplainedVariance,
     "spectrum": PowerSpectrum,
     "probe": LinearProbe,
     "pca": PCABaseline,
+    "pca_spectrum": ComponentSpectrum,
 }
 
 
@@ -46,7 +52,7 @@ def run_evaluators(
     results = {}
     for name, evaluator in evaluators.items():
         try:
-            measured = evaluator.run(weights, frozen)
+            measured = evaluator.measure(weights, frozen)
         except Unmeasurable as error:
             evaluator.protocol = {}
             log_left_out(name, error)

@@ -63,7 +63,7 @@ class ExplainedVariance(Evaluator):
         self._encode = jax.jit(codec.encode)
         self._sum = jax.jit(self._sum_losses)
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """`loss` with everything; `share` and `loss` under `first_0/`, ....
 
         A share is NaN where everything explains no more than nothing does.

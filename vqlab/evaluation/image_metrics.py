@@ -11,6 +11,7 @@ from __future__ import annotations
 import dm_pix
 import jax
 import jax.numpy as jnp
+from clu.metrics import Average
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
@@ -25,40 +26,24 @@ FLOOR_SLACK = 1e-3
 MAX_PSNR = 100.0
 
 
-@struct.dataclass
-class Mean:
-    """Mean of one value per image."""
-
-    total: jax.Array
-    count: jax.Array
-
-    @classmethod
-    def empty(cls) -> Mean:
-        """The mean of nothing, which computes to NaN."""
-        return cls(total=jnp.float32(0), count=jnp.int32(0))
-
-    def add(self, values: Float[Array, " B"], mask: Bool[Array, " B"] | None = None) -> Mean:
-        """With a batch of values; masked ones count for nothing, not even if NaN."""
-        mask = jnp.ones(values.shape, bool) if mask is None else mask
-        total = self.total + jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
-        return Mean(total=total, count=self.count + jnp.sum(mask, dtype=jnp.int32))
-
-    def compute(self) -> jax.Array:
-        """float32 scalar."""
-        return self.total / self.count
+def add_to(
+    average: Average, values: Float[Array, " B"], mask: Bool[Array, " B"] | None = None
+) -> Average:
+    """With a batch of values; masked ones count for nothing, not even if NaN."""
+    return average.merge(Average.from_model_output(values.astype(jnp.float32), mask))
 
 
 @struct.dataclass
 class PSNR:
     """Peak signal-to-noise ratio on [0, 1] floats, in both protocols."""
 
-    mse: Mean
-    psnr: Mean
+    mse: Average
+    psnr: Average
 
     @classmethod
     def empty(cls) -> PSNR:
         """No images."""
-        return cls(mse=Mean.empty(), psnr=Mean.empty())
+        return cls(mse=Average.empty(), psnr=Average.empty())
 
     def add(
         self,
@@ -69,7 +54,9 @@ class PSNR:
         """With a batch of pairs."""
         _check_pair(images, reconstruction, window=1)
         mse = mse_per_image(images, reconstruction)
-        return PSNR(mse=self.mse.add(mse, mask), psnr=self.psnr.add(_to_decibel(mse), mask))
+        return PSNR(
+            mse=add_to(self.mse, mse, mask), psnr=add_to(self.psnr, _to_decibel(mse), mask)
+        )
 
     def compute(self) -> dict[str, jax.Array]:
         """`psnr`: of the mean MSE (MGVQ, eval_recon.py); `psnr_mean`: mean of the images' PSNR."""
@@ -156,13 +143,14 @@ def ssim_uniform(
 
 
 def ssim_gaussian(
-    images: Float[Array, "B H W 3"], reconstruction: Float[Array, "_B _H _W 3"]
+    images: Float[Array, "B H W 3"], reconstruction: Float[Array, "_B _H _W 3"], clip: bool = True
 ) -> dict[str, Float[Array, " B"]]:
     """SSIM of each pair with 11x11 Gaussian windows (sigma 1.5) on floats in [0, 1], biased.
 
     `ssim_gaussian`: the mean over a window around every pixel, where the image goes on as its own
     reflection. Equals torchmetrics.functional's structural_similarity_index_measure(data_range=1)
-    (1.4.2, 1.9.0), which Semanticist's numbers are of, there of pixels that are not clipped.
+    (1.4.2, 1.9.0), which Semanticist's numbers are of, there of pixels that are not clipped, as
+    here without `clip`.
     `ssim_gaussian_valid`: the mean over the windows inside the image, the pixels at least 5 from
     the border. Equals tf.image.ssim and Wang et al.
 
@@ -172,7 +160,8 @@ def ssim_gaussian(
     _check_pair(images, reconstruction, GAUSSIAN_WINDOW)
     border = GAUSSIAN_WINDOW // 2
     around = ((0, 0), (border, border), (border, border), (0, 0))
-    x, y = (jnp.pad(to_unit(z), around, mode="reflect") for z in (images, reconstruction))
+    pair = [to_unit(z) if clip else _unclipped_unit(z) for z in (images, reconstruction)]
+    x, y = (jnp.pad(z, around, mode="reflect") for z in pair)
     everywhere = dm_pix.ssim(x, y, filter_size=GAUSSIAN_WINDOW, return_map=True)  # [B, H, W, 3]
     inside = everywhere[:, border:-border, border:-border]
     return {
@@ -185,6 +174,10 @@ def mean_colour(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """Each image painted in its own mean colour: what three numbers an image can do."""
     images = jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
     return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
+
+
+def _unclipped_unit(images: Array) -> Array:
+    return (images.astype(jnp.float32) + 1.0) / 2.0
 
 
 def _to_decibel(mse: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqlab.evaluation import figures
+from vqlab.evaluation import figures, sliders
 from vqlab.evaluation.figures import Curve
 from vqlab.evaluation.names import BASELINES, COMPONENTS, FIRST, parse, parse_own
 from vqlab.models.codec import Units
@@ -186,18 +186,37 @@ def level_table(results: Mapping[str, float], noun: str) -> str:
 
 
 def picture_section(
-    originals: np.ndarray, reconstructions: np.ndarray, headings: Sequence[str]
+    originals: np.ndarray,
+    reconstructions: np.ndarray,
+    headings: Sequence[str],
+    levels: Sequence[int] = (),
+    noun: str = "",
 ) -> Section:
-    """Originals [n, H, W, 3] beside reconstructions [L, n, H, W, 3], under L + 1 headings."""
+    """Originals [n, H, W, 3] beside reconstructions [L, n, H, W, 3], under L + 1 headings.
+
+    With L `levels`, the numbers of units kept, a slider chooses among them; `noun` is what they
+    count.
+    """
     heading = "Reconstructions of held-out images"
     if not len(originals):
         return Section(heading, "")
-    head = "".join(f"<th>{escape(text).replace(chr(10), '<br>')}</th>" for text in headings)
-    rows = ""
-    for pictures in zip(originals, *reconstructions, strict=True):
-        cells = (f"<td>{image_tag(figures.image_png(image), 'image')}</td>" for image in pictures)
-        rows += f"<tr>{''.join(cells)}</tr>\n"
-    return Section(heading, f'<table class="pictures"><tr>{head}</tr>\n{rows}</table>')
+    numbers = levels or range(1, len(reconstructions) + 1)
+    tiles = ""
+    for original, *made in zip(originals, *reconstructions, strict=True):
+        first, *others = (
+            _captioned(picture, text)
+            for picture, text in zip((original, *made), headings, strict=True)
+        )
+        shown = sliders.steps(dict(zip(numbers, others, strict=True)))
+        tiles += f'<div class="tile">{first}{shown}</div>\n'
+    body = f'<div class="pictures">{tiles}</div>'
+    return Section(heading, sliders.scope(body, levels, noun, can_show_all=True))
+
+
+def _captioned(picture: np.ndarray, text: str) -> str:
+    caption = escape(text).replace("\n", ", ")
+    image = image_tag(figures.image_png(picture), text)
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def figure(png: bytes, title: str) -> str:

@@ -61,7 +61,7 @@ class PCABaseline(Evaluator):
         self.protocol: dict[str, str] = {}
         self._add = jax.jit(Fit.add)
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """`psnr` and `explained_variance` under `components_1/`, `components_2/`, ....
 
         The weights are not used: this is what any tokenizer has to beat, and measured once.

@@ -59,7 +59,7 @@ class LinearProbe(Evaluator):
             lambda weights, images: codec.features(weights, codec.encode(weights, images))
         )
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """`probe_accuracy` with everything and under `first_1/`, ...;
         `chance_accuracy`, `num_classes` of the fitted images. Accuracies lie in [0, 1].
 

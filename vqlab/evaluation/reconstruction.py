@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu.metrics import Average
 from flax import struct
 
 from vqlab.evaluation import names, panels
@@ -20,7 +21,7 @@ from vqlab.evaluation.image_metrics import (
     GAUSSIAN_WINDOW,
     PSNR,
     CodebookUsage,
-    Mean,
+    add_to,
     mean_colour,
     ssim_gaussian,
     ssim_uniform,
@@ -81,27 +82,28 @@ def describe(name: str, units: Units, setting: str = "") -> str:
 class Quality:
     """Metric states of one way of reconstructing: PSNR, and means of one value per image by name.
 
-    "lpips" is among the names where it is measured.
+    Among the names are those that are measured.
     """
 
     psnr: PSNR
-    means: dict[str, Mean]
+    means: dict[str, Average]
 
     @classmethod
-    def empty(cls, *, lpips: bool) -> Quality:
-        """No images."""
-        names = (*SSIM, "lpips") if lpips else SSIM
-        return cls(PSNR.empty(), {name: Mean.empty() for name in names})
+    def empty(cls, *, lpips: bool, ssim: Collection[str] = SSIM) -> Quality:
+        """No images. Gaussian windows take ten times as long as uniform ones; both come or none."""
+        names = (*ssim, "lpips") if lpips else ssim
+        return cls(PSNR.empty(), {name: Average.empty() for name in names})
 
     def add(self, lpips_params: Any, images, reconstruction, mask) -> Quality:
         """With a batch; `lpips_params` is read only where LPIPS is measured."""
         values = {"ssim": ssim_uniform(images, reconstruction)}
-        values |= ssim_gaussian(images, reconstruction)
+        if "ssim_gaussian" in self.means:
+            values |= ssim_gaussian(images, reconstruction)
         if "lpips" in self.means:
             values["lpips"] = lpips_distance(lpips_params, images, jnp.clip(reconstruction, -1, 1))
         return Quality(
             psnr=self.psnr.add(images, reconstruction, mask),
-            means={name: mean.add(values[name], mask) for name, mean in self.means.items()},
+            means={name: add_to(mean, values[name], mask) for name, mean in self.means.items()},
         )
 
     def compute(self) -> dict[str, jax.Array]:
@@ -113,7 +115,7 @@ class Quality:
 class ReconstructionEvaluator(Evaluator):
     """Encodes a data set once, decodes it with growing numbers of units, and measures each.
 
-    After `run`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold n images,
+    After `measure`, `originals` [n, H, W, 3] and `reconstructions` [L, n, H, W, 3] hold n images,
     evenly spread over all, and what each level makes of them (NumPy, in [-1, 1] but for a decoder's
     overshoot), and `protocol` says in one line how each metric was measured.
 
@@ -158,7 +160,7 @@ class ReconstructionEvaluator(Evaluator):
         self._sum = jax.jit(_sum_images)
         self._repeat = jax.jit(lambda image, images: jnp.broadcast_to(image, images.shape))
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """Metrics of the tokenizer with these parameters, flat.
 
         `psnr`, `psnr_mean`, `ssim`, `ssim_gaussian`, `ssim_gaussian_valid` (and `lpips`) with
@@ -241,7 +243,13 @@ class ReconstructionEvaluator(Evaluator):
         plots = panels.quality_plots(name, measured, self._units)
         table = panels.level_table(own, noun)
         return [
-            panels.picture_section(self.originals, self.reconstructions, self.headings(own)),
+            panels.picture_section(
+                self.originals,
+                self.reconstructions,
+                self.headings(own),
+                self._units.levels,
+                noun,
+            ),
             Section("Results", panels.results_table(own, self.protocol) + panels.usage_plot(own)),
             Section(heading, f"<p>{text}</p>{plots}{table}"),
         ]

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqlab.evaluation import figures, names, panels
+from vqlab.evaluation import figures, names, panels, sliders
+from vqlab.evaluation.documents import document
 from vqlab.evaluation.panels import Section, format_value
 
 REPORT_FILE = "report.html"
-
-_CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #0f172a; background: #fff;
-       max-width: 1120px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; }
-th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #e2e8f0; }
-th { color: #475569; font-weight: 600; } td.number { text-align: right; font-variant-numeric:
-     tabular-nums; } td.protocol { color: #475569; }
-table.pictures { display: block; overflow-x: auto; }
-table.pictures th { text-align: center; white-space: nowrap; }
-table.pictures td, table.pictures th { border: 0; padding: 3px; }
-table.pictures img { width: 160px; image-rendering: pixelated; display: block; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
-figure img { width: 520px; max-width: 100%; } figcaption { font-weight: 600; }
-pre { background: #f8fafc; border: 1px solid #e2e8f0; padding: .8rem; overflow-x: auto; }
-"""
-
 
 class Panel(NamedTuple):
     """A plot of all curves whose name matches; the first group of `pattern` is their label."""
@@ -96,15 +80,11 @@ def write_report(
         for section in [*sections, curves, use]
         if section.body
     ]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{_CSS}</style></head>"
-        f"<body><h1>{escape(title)}</h1>\n"
-        + "\n".join([_summary(summary or {}), *shown, _config(config)])
-        + "\n</body></html>\n"
-    )
-    path = workdir / REPORT_FILE
-    path.write_text(page, encoding="utf-8")
+    parts = [f"<h1>{escape(title)}</h1>", _summary(summary or {}), *shown, _config(config)]
+    page = document(title, "\n".join(parts), ("page.css", *sliders.ASSETS))
+    path, part = workdir / REPORT_FILE, workdir / f"{REPORT_FILE}.part"
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, path)
     return path
 
 

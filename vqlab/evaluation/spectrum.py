@@ -31,11 +31,11 @@ class PowerSpectrum(Evaluator):
     meaning together; one whose spectrum is right from the first unit on leaves the spectrum to its
     decoder.
 
-    After `run`, `frequency` [R], `original_power` [R] and `power` {number kept: [R]} hold the
+    After `measure`, `frequency` [R], `original_power` [R] and `power` {number kept: [R]} hold the
     curves.
 
     Args:
-      codec: of the tokenizer.
+      codec: of the tokenizer, whose `prefixes` are kept.
       make_batches: gives the batches of a split; "validation" is read.
       seed: of the decoder's noise, the same at every level.
     """
@@ -44,7 +44,8 @@ class PowerSpectrum(Evaluator):
         self._codec = codec
         self._make_batches = make_batches
         self._key = jax.random.key(seed)
-        self._levels = codec.units.levels or (codec.units.total,)
+        self._units = codec.prefixes
+        self._levels = self._units.levels or (self._units.total,)
         self.frequency = self.original_power = np.zeros(0)
         self.power: dict[int, np.ndarray] = {}
         self.needs = Needs({"validation": 1}, side=spectra.MIN_SIDE)
@@ -53,7 +54,7 @@ class PowerSpectrum(Evaluator):
         self._sum_decoded = jax.jit(self._decode_and_sum)
         self._sum = jax.jit(_sum_power)
 
-    def run(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """`spectrum_distance` with everything and under `first_1/`, ..., in powers of ten;
         `semantic_spectrum_coupling`, the mean of the latter, which is small where the spectrum is
         right from the first unit on.
@@ -77,6 +78,15 @@ class PowerSpectrum(Evaluator):
         self.power = {k: total / count for k, total in totals.items()}
         return self._results()
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """`frequency` [R], `original` [R], `levels` [L] and `power` [L, R]; see `Evaluator`."""
+        return {
+            "frequency": self.frequency,
+            "original": self.original_power,
+            "levels": np.array(list(self.power)),
+            "power": np.array(list(self.power.values())),
+        }
+
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """The curves on logarithmic axes, and their distance over the number kept."""
         own = measured.own(name)
@@ -87,7 +97,7 @@ class PowerSpectrum(Evaluator):
             panels.level_plot(
                 name,
                 measured,
-                self._codec.units,
+                self._units,
                 "spectrum_distance",
                 title="Distance from the originals' spectrum",
                 ylabel="powers of ten",
@@ -98,13 +108,13 @@ class PowerSpectrum(Evaluator):
                 "Power spectrum",
                 panels.results_table(own, self.protocol)
                 + panels.row(plots)
-                + panels.level_table(own, self._codec.units.noun),
+                + panels.level_table(own, self._units.noun),
             )
         ]
 
     def _results(self) -> dict[str, float]:
         """The numbers of the curves; sets `protocol`."""
-        units, setting = self._codec.units, self._codec.setting
+        units, setting = self._units, self._codec.setting
         distances = {
             k: spectra.spectrum_distance(power, self.original_power, self.frequency)
             for k, power in self.power.items()
@@ -123,11 +133,11 @@ class PowerSpectrum(Evaluator):
         return results
 
     def _label(self, k: int) -> str:
-        noun = self._codec.units.noun
+        noun = self._units.noun
         return panels.count_label(k, noun) if noun else "reconstructions"
 
     def _decode_and_sum(self, weights, code, mask, k, key):
-        return _sum_power(self._codec.decode(weights, code, k, key), mask)
+        return _sum_power(self._codec.decode_prefix(weights, code, k, key), mask)
 
 
 def _sum_power(images, mask):

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqlab.export import package
+from vqlab.export import hub, package
 from vqlab.export.dinov2_weights import read_dinov2
 from vqlab.export.fingerprint import fingerprint
+from vqlab.export.inception_weights import read_inception
 from vqlab.export.kl_weights import read_kl
 from vqlab.export.lpips_weights import read_lpips
-from vqlab.models.pretrained import lpips
+from vqlab.export.state_dicts import names_file
+from vqlab.models.pretrained import inception, lpips
 from vqlab.models.pretrained.dinov2 import repa_teacher
 
 
@@ -45,20 +47,23 @@ class Network(NamedTuple):
     path: tuple[str, ...] = ()
 
 
-def _lpips_shapes(module: None) -> Any:
+def _float32(shapes: Any) -> Any:
+    """A tree with a shape tuple at each leaf as shapes of float32 arrays."""
     return jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
-        lpips.param_shapes(),
+        shapes,
         is_leaf=lambda leaf: isinstance(leaf, tuple),
     )
 
 
 def _read_autoencoder(path: str, module: nn.Module) -> dict[str, Any]:
     """Variables of a KL autoencoder from a published file, or of a folder that was exported."""
+    if not names_file(path):
+        path = hub.resolve(path)
     if not package.is_package(path):
         return {"params": read_kl(path, module)}
     variables = package.load_package(path).weights.variables
-    package.check_variables(module, variables, path)
+    package.check_variables(module, variables, str(path))
     return dict(variables)
 
 
@@ -73,7 +78,7 @@ NETWORKS = {
     "lpips": Network(
         setting="objective.lpips_weights",
         read=lambda path, module: read_lpips(path),
-        shapes=_lpips_shapes,
+        shapes=lambda module: _float32(lpips.param_shapes()),
         missing=(
             "objective.lpips_weight is not 0, which needs the weights of VGG-16 and of LPIPS: set "
             "--config.objective.lpips_weights=vgg16.pth,vgg.pth (torchvision's vgg16 and the "
@@ -87,7 +92,8 @@ NETWORKS = {
         shapes=package.abstract_variables,
         missing=(
             "the latent space needs its autoencoder: set --config.objective.latent_weights to "
-            "MAR's kl16.ckpt, a diffusers AutoencoderKL file, or a folder exported by vqlab"
+            "MAR's kl16.ckpt, a diffusers AutoencoderKL file, or a folder exported by vqlab, here "
+            "or as user/name on the Hugging Face Hub"
         ),
         title="autoencoder",
         path=("latent_space", "autoencoder"),
@@ -101,6 +107,17 @@ NETWORKS = {
             "dinov2_vitb14_pretrain.pth, or leave out the config's option `repa`"
         ),
         title="DINOv2",
+    ),
+    "inception": Network(
+        setting="inception_weights",
+        read=lambda path, module: read_inception(path),
+        shapes=lambda module: _float32(inception.param_shapes()),
+        missing=(
+            "FID and its kin need the weights of Inception: give --inception_weights="
+            "pt_inception-2015-12-05-6726825d.pth (pytorch-fid's), torch-fidelity's "
+            "weights-inception-2015-12-05-6726825d.pth or clean-fid's inception-2015-12-05.pt"
+        ),
+        title="Inception",
     ),
 }
 # Settings of a config that name files, and are no argument of what stands beside them.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from vqlab.export import kl_names, semanticist_names
+from vqlab.export import gpt_names, kl_names, semanticist_names
 from vqlab.export.kl_weights import kl_from_state, kl_to_state
 from vqlab.export.state_dicts import read_state_dict
 from vqlab.export.torch_weights import from_torch_state, to_torch_state
@@ -50,9 +50,18 @@ def _to_torch(variables: Variables) -> State:
     return to_torch_state(collections.pop("params"), collections)
 
 
+def _from_gpt(state: State, template: Variables) -> Variables:
+    return _from_torch(gpt_names.fitted_state(state), template)
+
+
+def _to_gpt(variables: Variables) -> State:
+    return gpt_names.released_state(_to_torch(variables))
+
+
 # The first that fits; MGVQ's names say themselves which paths they do not know.
 SCHEMES = {
     "kl": Scheme(kl_names.is_kl, _from_kl, _to_kl),
+    "second_stage": Scheme(gpt_names.is_second_stage, _from_gpt, _to_gpt),
     "semanticist": Scheme(semanticist_names.is_semanticist, _from_torch, _to_torch),
     "mgvq": Scheme(lambda paths: True, _from_torch, _to_torch),
 }

@@ -2,7 +2,7 @@
 
 model.safetensors  every array under its path, such as `params/encoder/project_in/conv/kernel`
 config.json        the model node, from which `vqlab.models.build` makes the module
-README.md          a model card
+README.md          a model card, see card.py
 """
 
 from __future__ import annotations
@@ -19,29 +19,18 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+import vqlab
 from vqlab import models
+from vqlab.export.card import UNKNOWN_LICENSE, check_license, model_type, write_card
 from vqlab.export.files import require_free, save_arrays
 from vqlab.export.strict import check_finite
-from vqlab.models.codec import Sampling, Weights
+from vqlab.models.codec import Card, Sampling, Weights
 from vqlab.models.dtypes import FLOAT32, describe_dtypes, with_dtype
 
 FORMAT = "vqlab-tokenizer-1"
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
-
-_CARD = """# {name}
-
-An image tokenizer exported by vqlab: {title}.
-
-| | |
-|---|---|
-{rows}
-```python
-import vqlab
-
-tokenizer = vqlab.load("{name}")
-{usage}
-```
-"""
+# What the Hub calls arrays in the layouts of Flax.
+_METADATA = {"format": "flax"}
 
 
 class Package(NamedTuple):
@@ -66,6 +55,7 @@ def save_package(
     package: Package,
     facts: Mapping[str, Any] | None = None,
     dtype: str = FLOAT32,
+    license: str = UNKNOWN_LICENSE,
 ) -> pathlib.Path:
     """Writes the folder.
 
@@ -75,23 +65,24 @@ def save_package(
       facts: further rows of the model card.
       dtype: what activations are computed in where it is loaded, "float32" or "bfloat16"; "config"
         for what the node says, which is what the model was trained in.
+      license: of the weights, an identifier of the Hugging Face Hub's list, such as "apache-2.0".
 
     Raises:
       ValueError: when the folder holds something else, or cannot be written; an unknown dtype; NaN
-        or infinite weights.
+        or infinite weights; a license that is no identifier.
     """
     path = pathlib.Path(path).expanduser()
     package = package._replace(node=with_dtype(package.node, dtype))
     require_free(path, WEIGHTS_FILE)
-    config = {"format": FORMAT, "model": package.node, "sampling": dict(package.sampling)}
-    config["facts"] = dict(facts or {})
+    check_license(license)
+    card, facts = _card(package), dict(facts or {})
     arrays = flatten(package.weights)
     check_finite(arrays, f"{path}, not written,")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        save_arrays(path / WEIGHTS_FILE, arrays)
-        (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        (path / CARD_FILE).write_text(_card(path.name, package, facts or {}))
+        save_arrays(path / WEIGHTS_FILE, arrays, _METADATA)
+        (path / CONFIG_FILE).write_text(json.dumps(_config(package, card, facts), indent=2) + "\n")
+        (path / CARD_FILE).write_text(write_card(path.name, card, facts, license))
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
     except SafetensorError as error:
@@ -99,15 +90,49 @@ def save_package(
     return path
 
 
-def _card(name: str, package: Package, facts: Mapping[str, Any]) -> str:
-    codec = models.build(package.node).codec(Sampling.of(**package.sampling))
-    title, rows, usage = codec.card()
+def _card(package: Package) -> Card:
+    """What the codec says, and what is known of its weights."""
+    card = models.build(package.node).codec(Sampling.of(**package.sampling)).card()
     params = jax.tree.leaves(package.weights.variables["params"])
-    rows["parameters"] = f"{sum(array.size for array in params):,}"
-    rows["computes in"] = describe_dtypes(package.node)
-    rows |= facts
-    table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
-    return _CARD.format(name=name, title=title, rows=table, usage=usage)
+    known = {
+        "parameters": f"{sum(array.size for array in params):,}",
+        "computes in": describe_dtypes(package.node),
+    }
+    return card._replace(facts=card.facts | known)
+
+
+def _config(package: Package, card: Card, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "library_name": "vqlab",
+        "library_version": vqlab.__version__,
+        "model_type": model_type(card),
+        "model": package.node,
+        "sampling": dict(package.sampling),
+        "facts": facts,
+    }
+
+
+def read_config(path: str | pathlib.Path, where: str | None = None) -> dict[str, Any]:
+    """The config.json of a folder, which is called `where` in errors.
+
+    Raises:
+      ValueError: there is none, or it is no exported tokenizer's.
+    """
+    path, where = pathlib.Path(path), where or path
+    try:
+        saved = json.loads((path / CONFIG_FILE).read_text())
+    except OSError as error:
+        raise ValueError(f"{where} is no exported tokenizer: {error}") from error
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{where} is truncated or no exported tokenizer: {error}") from error
+    format = saved.get("format") if isinstance(saved, dict) else None
+    if format != FORMAT:
+        raise ValueError(
+            f"{where} is no exported tokenizer: its {CONFIG_FILE} says format {format!r}, "
+            f"known: {FORMAT}"
+        )
+    return saved
 
 
 def load_package(path: str | pathlib.Path) -> Package:
@@ -117,15 +142,13 @@ def load_package(path: str | pathlib.Path) -> Package:
       ValueError: no such folder, a file that is cut short, arrays that are not the model's, or NaN.
     """
     path = pathlib.Path(path).expanduser()
+    saved = read_config(path)
     try:
-        saved = json.loads((path / CONFIG_FILE).read_text())
         flat = load_file(path / WEIGHTS_FILE)
     except OSError as error:
         raise ValueError(f"{path} is no exported tokenizer: {error}") from error
-    except (json.JSONDecodeError, SafetensorError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path} is truncated or no exported tokenizer: {error}") from error
-    if saved.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {saved.get('format')!r}; known: {FORMAT}")
     wanted = abstract_weights(models.build(saved["model"]))
     check_arrays(flatten(wanted), flat, str(path))
     check_finite(flat, str(path))

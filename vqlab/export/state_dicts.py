@@ -69,6 +69,11 @@ def read_state_dict(path: str | Path, weights: str = "") -> dict[str, np.ndarray
     return arrays
 
 
+def names_file(path: str | Path) -> bool:
+    """Whether `path` ends as a file of weights does, be it there or not."""
+    return _kind(Path(path)) in SUFFIXES
+
+
 def _weights_file(path: Path) -> Path:
     """The file that `path` is, or that the folder holds."""
     if path.is_dir():

@@ -3,6 +3,9 @@
 Both formats are read: the zip archive since PyTorch 1.6 (data.pkl, and one entry a storage) and
 the row of pickles before (torchvision's older files have it). They are described by
 torch/serialization.py. Tensors stay in the file until they are asked for.
+
+A TorchScript archive (torch.jit.save) is the zip archive of a whole module: its tensors are read
+under the names that its state dict would have, and its code is left where it lies.
 """
 
 from __future__ import annotations
@@ -48,6 +51,9 @@ _DTYPES = {
 # Bytes a number of the other kinds, which are not read.
 _OTHER_SIZES = {"QInt32Storage": 4}
 
+# How the classes of a TorchScript archive are called.
+_SCRIPTED = "__torch__."
+
 
 class _Storage(NamedTuple):
     """Where the numbers of a tensor lie: `kind` is a key of `_DTYPES`, `start` counts numbers."""
@@ -70,7 +76,7 @@ def open_checkpoint(path: Path) -> Iterator[Any]:
             is_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             archive = (_ZipArchive if is_zip else _LegacyFile)(file)
-            tree = _resolved(archive.tree, archive, {})
+            tree = _content(archive)
         except _DAMAGED as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"damaged or no PyTorch checkpoint ({text})") from error
@@ -156,6 +162,24 @@ def _storage(identifier: tuple, kinds: dict[str, str] | None = None) -> Any:
     if kinds is not None:
         kinds[str(key)] = kind
     return _Storage(kind, str(key), view[0][1] if view and view[0] else 0)
+
+
+def _content(archive: Any) -> Any:
+    tree = archive.tree
+    if isinstance(tree, Inert) and tree.name.startswith(_SCRIPTED):
+        return dict(_module_tensors(tree, archive))
+    return _resolved(tree, archive, {})
+
+
+def _module_tensors(module: Inert, archive: Any, path: str = "") -> Iterator[tuple[str, Stored]]:
+    """(name, tensor) of a TorchScript module and of those inside it."""
+    for name, value in (module.state or {}).items():
+        if not isinstance(value, Inert):
+            continue
+        if value.is_tensor:
+            yield path + name, _tensor(value, archive)
+        elif value.name.startswith(_SCRIPTED):
+            yield from _module_tensors(value, archive, f"{path}{name}.")
 
 
 def _resolved(value: Any, archive: Any, done: dict[int, Any]) -> Any:

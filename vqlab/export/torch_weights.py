@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vqlab.export import semanticist_names, torch_names
+from vqlab.export import gpt_names, semanticist_names, torch_names
 from vqlab.export.files import save_arrays
 from vqlab.export.strict import check_finite, check_fit
 from vqlab.export.torch_file import write_torch
@@ -24,7 +24,7 @@ LAYER = "{}"
 def from_torch_state(
     state: Mapping[str, np.ndarray], template: Mapping[str, Any]
 ) -> tuple[dict, dict]:
-    """(params, variables) of a tokenizer from an official state dict.
+    """(params, variables) of a network from an official state dict.
 
     Args:
       state: official name -> array in the official layout. A whole checkpoint of Semanticist may
@@ -73,7 +73,7 @@ def from_torch_state(
 def to_torch_state(
     params: Mapping[str, Any], variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The official state dict of a tokenizer's parameters and other collections."""
+    """The official state dict of a network's parameters and other collections."""
     leaves = flatten_dict({"params": params, **variables}, sep="/")
     scheme = _scheme(leaves)
     names = scheme.official_names(leaves)
@@ -88,6 +88,8 @@ def to_torch_state(
 
 def _scheme(paths: Iterable[str]) -> ModuleType:
     """The module with the names and layouts of the released code that the paths correspond to."""
+    if gpt_names.is_second_stage(paths):
+        return gpt_names
     return semanticist_names if semanticist_names.is_semanticist(paths) else torch_names
 
 

@@ -32,7 +32,7 @@ INTERRUPTED = 130
 GRACE = 5
 
 
-def run(main: Callable[[], None]) -> None:
+def start(main: Callable[[], None]) -> None:
     """Parses the flags, starts the logs and calls `main`; a wrong flag is one line, exit code 2."""
 
     def checked(argv: list[str]) -> None:

@@ -21,6 +21,10 @@ RETRY_AFTER = 2
 log = logging.getLogger("vqlab")
 
 
+class InUse(ValueError):
+    """Another process has the workdir."""
+
+
 @contextlib.contextmanager
 def only_run(workdir: str | pathlib.Path, patience: float = PATIENCE) -> Iterator[None]:
     """Inside, no other process has the workdir; of several processes of a run one is to ask.
@@ -38,6 +42,22 @@ def only_run(workdir: str | pathlib.Path, patience: float = PATIENCE) -> Iterato
     with file:  # closing it frees the lock
         _take(file, str(workdir), time.monotonic() + patience)
         yield
+
+
+@contextlib.contextmanager
+def if_free(workdir: str | pathlib.Path) -> Iterator[bool]:
+    """Inside, the workdir is this process's, as by `only_run`; or False at once: it is not."""
+    file = _open(pathlib.Path(workdir).expanduser() / LOCK_FILE)
+    if file is None:
+        yield True
+        return
+    with file:
+        try:
+            _take(file, str(workdir), deadline=time.monotonic())
+            is_free = True
+        except InUse:
+            is_free = False
+        yield is_free
 
 
 def _open(path: pathlib.Path) -> IO[str] | None:
@@ -64,7 +84,7 @@ def _take(file: IO[str], workdir: str, deadline: float) -> None:
             return
         text = f"workdir {workdir} is in use by process {owner['pid']} on {owner['host']}"
         if owner["host"] == _self()["host"] or time.monotonic() >= deadline:
-            raise ValueError(f"{text}: end that run first, or name another --workdir")
+            raise InUse(f"{text}: end that run first, or name another --workdir")
         if not is_said:
             log.warning("%s; waiting, in case that machine is lost", text)
             is_said = True

@@ -16,13 +16,21 @@ from vqlab.models.semanticist import Semanticist
 from vqlab.models.tokenizer import Tokenizer
 from vqlab.models.vit import ConceptEncoder
 from vqlab.nn.bottleneck import GaussianBottleneck
+from vqlab.nn.bsq import BSQ
 from vqlab.nn.fsq import FSQ
+from vqlab.nn.ibq import IBQ
+from vqlab.nn.identity import IdentityBottleneck
+from vqlab.nn.lfq import LFQ
 from vqlab.nn.quantizers import GroupedQuantizer
+from vqlab.nn.residual_quantizer import ResidualQuantizer
+from vqlab.nn.simvq import SimVQ
+from vqlab.nn.vector_quantizer import VectorQuantizer
 from vqlab.registry import check_arguments, choose
 
 # Linen modules, and the plain dataclasses that are parts of them.
 MODULES: dict[str, type] = {
     "autoencoder_space": AutoencoderSpace,
+    "bsq": BSQ,
     "concept_encoder": ConceptEncoder,
     "conv_decoder": ConvDecoder,
     "conv_encoder": ConvEncoder,
@@ -33,12 +41,18 @@ MODULES: dict[str, type] = {
     "fsq": FSQ,
     "gaussian_bottleneck": GaussianBottleneck,
     "grouped_quantizer": GroupedQuantizer,
+    "ibq": IBQ,
+    "identity_bottleneck": IdentityBottleneck,
     "kl_decoder": KLDecoder,
     "kl_encoder": KLEncoder,
+    "lfq": LFQ,
     "patch_discriminator": PatchDiscriminator,
     "pixel_space": PixelSpace,
+    "residual_quantizer": ResidualQuantizer,
     "semanticist": Semanticist,
+    "simvq": SimVQ,
     "tokenizer": Tokenizer,
+    "vector_quantizer": VectorQuantizer,
 }
 
 

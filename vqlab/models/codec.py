@@ -1,7 +1,8 @@
 """A tokenizer in use: the one seam between whole networks and everything that uses them.
 
 Evaluation, export, loading, precomputing and reports ask a codec, never a type. Every whole network
-that makes codes has `codec(sampling)`; `models/codecs.py` holds those of today.
+that makes codes has `codec(sampling)`; `models/codecs.py` and `concept_codec.py` hold those of
+today.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from vqlab.diffusion.guidance import Guidance
+from vqlab.models.codings import Codings
 
 
 class Weights(NamedTuple):
@@ -47,11 +49,14 @@ class Card(NamedTuple):
     """What people are told of a tokenizer: in reports, in model cards.
 
     title: the method. facts: rows of a table. usage: lines of Python after `tokenizer = ...`.
+    paper: the address of the method's paper, "" for none. tags: words that it is found by.
     """
 
     title: str
     facts: dict[str, str]
     usage: str
+    paper: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @functools.partial(
@@ -113,6 +118,8 @@ class Codec(Protocol):
       module: the network, unbound.
       name: what its code is: "indices", "latents" or "concepts".
       units: see `Units`.
+      prefixes: what can be kept first where prefixes are looked at: the units, or of a code of one
+        unit something else that has an order, or neither.
       codebook_size: K of indices [B, ..., G] in 0..K-1; None for a continuous code.
       sampling: how it samples; None where decoding draws nothing.
       setting: how it decodes, in a few words; "" where there is nothing to choose.
@@ -122,6 +129,7 @@ class Codec(Protocol):
     module: Any
     name: str
     units: Units
+    prefixes: Units
     codebook_size: int | None
     sampling: Sampling | None
     setting: str
@@ -153,6 +161,11 @@ class Codec(Protocol):
         in the place of the codec's own.
         """
 
+    def decode_prefix(
+        self, weights: Weights, code: jax.Array, num_kept: int | jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """As `decode`, from the first `num_kept` of `prefixes`."""
+
     def losses(
         self,
         weights: Weights,
@@ -171,6 +184,12 @@ class Codec(Protocol):
 
     def lookup(self, weights: Weights, code: jax.Array) -> jax.Array:
         """[B, ..., C]: the vectors of a code, for a second stage; a continuous code is its own."""
+
+    def tokens(self, weights: Weights, images: jax.Array) -> jax.Array:
+        """[B, ..., C]: the vectors of images before they are quantized; a continuous code."""
+
+    def codings(self, steps: Sequence[float] = ()) -> Codings:
+        """The ways of sending its code, with `steps` of quantization where it is continuous."""
 
     def bits(self, height: int, width: int) -> float | None:
         """Bits of the code of an image of so many pixels at fixed length; None: continuous."""

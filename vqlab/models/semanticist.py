@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vqlab.models.codec import Sampling
-from vqlab.models.codecs import ConceptCodec
+from vqlab.models.concept_codec import ConceptCodec
 from vqlab.models.dit import DenoiserOutput
 from vqlab.models.tokenizer import check_images
 

@@ -27,9 +27,9 @@ class Reconstruction(NamedTuple):
 class Tokenizer(nn.Module):
     """Encoder, bottleneck and decoder, with 1x1 convolutions around the bottleneck.
 
-    These two convolutions have one feature group per quantizer group, so nothing mixes across
-    groups next to the codebooks. They and the bottleneck are float32 whatever the dtype of the
-    other activations.
+    These two convolutions have the bottleneck's `channel_groups` as feature groups, so nothing
+    mixes across groups next to their codebooks. They and the bottleneck are float32 whatever the
+    dtype of the other activations.
 
     A Gaussian bottleneck takes the 2C moments of the C channels that the decoder reads; a quantizer
     takes and gives the same C. Where it `has_indices`, `decode_indices` inverts them.
@@ -48,7 +48,7 @@ class Tokenizer(nn.Module):
                 f"the encoder's stride is {self.encoder.stride}, "
                 f"the decoder's {self.decoder.stride}"
             )
-        channels, groups = self.encoder.latent_channels, self.quantizer.num_groups
+        channels, groups = self.encoder.latent_channels, self.quantizer.channel_groups
         if channels != self.quantizer.input_channels:
             raise ValueError(
                 f"the encoder makes {channels} latent channels, "

@@ -6,11 +6,12 @@ log-variances. KL-16, the autoencoder of MAR, has this bottleneck.
 
 from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqlab.nn.quantized import Bottleneck, Quantized
+from vqlab.nn.quantized import Bottleneck, Kept, Quantized
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -27,6 +28,7 @@ class GaussianBottleneck(Bottleneck):
 
     latent_channels: int
 
+    paper: ClassVar[str] = "https://arxiv.org/abs/1312.6114"
     has_posterior: ClassVar[bool] = True
     codebook_size: ClassVar[None] = None
     num_groups: ClassVar[int] = 1
@@ -57,7 +59,18 @@ class GaussianBottleneck(Bottleneck):
             latents, _ = posterior(moments)
         return Quantized(latents, None, {"kl": kl_divergence(moments).mean(keepdims=True)}, {}, {})
 
-    def lookup(self, indices: Array, *, num_groups: int | None = None) -> Array:
+    @nn.nowrap
+    def draw(
+        self, moments: Float[Array, "B *dims C2"], key: jax.Array
+    ) -> tuple[Float[Array, "B *dims C"], Float[Array, " B"]]:
+        """Latents drawn from the posterior, and its divergence from the prior in nats per image.
+
+        Bits-back coding sends such a draw at that price (Hinton & van Camp 1993; Townsend et al.
+        2019, "Practical lossless compression with latent variables using bits back coding").
+        """
+        return draw_posterior(moments, key), kl_divergence(moments)
+
+    def lookup(self, indices: Array, *, num_groups: Kept = None) -> Array:
         """Raises ValueError: there are no codewords to look up."""
         raise ValueError("a Gaussian bottleneck has no indices: decode its latents")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqlab.nn.layers import FLOAT32
-from vqlab.nn.quantized import CountingBottleneck, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
 from vqlab.ops.counts import check_kept
 
 EPSILON = 1e-3  # widens the range, so that the outermost levels are reached
@@ -44,6 +44,7 @@ class FSQ(CountingBottleneck):
     usage_decay: float = 0.01
 
     title: ClassVar[str] = "FSQ"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2309.15505"
 
     def __post_init__(self):
         levels = tuple(self.levels)
@@ -67,11 +68,20 @@ class FSQ(CountingBottleneck):
         """Channels of the latents it takes: as many as it gives."""
         return self.latent_channels
 
+    @property
+    def is_projected(self) -> bool:
+        """Whether linear maps stand around the grids."""
+        return self.latent_channels != self.num_groups * len(self.levels)
+
+    @property
+    def channel_groups(self) -> int:
+        """G; 1 where a linear map mixes all channels anyway."""
+        return 1 if self.is_projected else self.num_groups
+
     def setup(self):
         self.make_meters()
-        scalars = self.num_groups * len(self.levels)
-        self.is_projected = self.latent_channels != scalars
         if self.is_projected:
+            scalars = self.num_groups * len(self.levels)
             self.project_in = nn.Dense(scalars, precision=FLOAT32)
             self.project_out = nn.Dense(self.latent_channels, precision=FLOAT32)
 
@@ -94,12 +104,16 @@ class FSQ(CountingBottleneck):
         return Quantized(decoded, indices, {}, stats, {})
 
     def lookup(
-        self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims G"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """What the decoder reads, float32; groups beyond `num_groups` (None: all) are zeros."""
+        return self._decode(self.lookup_groups(indices), num_groups)
+
+    def lookup_groups(self, indices: Int[Array, "*dims G"]) -> Float[Array, "*dims G L"]:
+        """The point of each grid, in [-1, 1]."""
         self.check_indices(indices)
         steps = indices[..., None] // jnp.asarray(self._strides) % jnp.asarray(self.levels)
-        return self._decode(self._from_steps(steps.astype(jnp.float32)), num_groups)
+        return self._from_steps(steps.astype(jnp.float32))
 
     @property
     def _strides(self) -> tuple[int, ...]:
@@ -138,7 +152,7 @@ class FSQ(CountingBottleneck):
             return steps * (2 / (jnp.asarray(self.levels, jnp.float32) - 1)) - 1
         return (steps - self._half_width) / self._half_width
 
-    def _decode(self, grid: Float[Array, "*dims G L"], num_groups: int | None):
+    def _decode(self, grid: Float[Array, "*dims G L"], num_groups: Kept):
         used = check_kept("num_groups", num_groups, self.num_groups)
         grid = jnp.where(jnp.arange(self.num_groups)[:, None] < used, grid, 0.0)
         scalars = grid.reshape(*grid.shape[:-2], -1)

@@ -5,9 +5,11 @@ grid of positions or a sequence of tokens. It is a Linen module with
 
   input_channels, latent_channels   channels that it takes, and those that the decoder reads
   num_groups                        G, indices per position; 1 where there are no indices
+  channel_groups                    parts of the channels that do not mix: G, or 1
   codebook_size                     K, codewords per group; None: continuous
   __call__(latents, *, train, num_groups=None) -> Quantized
-  lookup(indices [..., G], *, num_groups=None) -> [..., C]
+  lookup(indices [..., G], *, num_groups=None) -> [..., C], num_groups in a jitted program too
+  lookup_groups(indices [..., G]) -> [..., G, D]
 
 so that a new one is a file, a line in `vqlab.models.MODULES` and a config node.
 """
@@ -21,6 +23,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.ops import codebook as ops
+from vqlab.ops.mesh import reshape
+
+# How many groups to keep: a number, also one that a jitted program is given; None for all.
+Kept = int | Int[Array, ""] | None
 
 RECENT = 65_536  # indices per group that the usage meter looks back on, as in MGVQ's released code
 
@@ -29,8 +35,9 @@ class Quantized(NamedTuple):
     """What a bottleneck returns.
 
     latents: [B, ..., C], what the decoder reads. indices: [B, ..., G] int32 of every group, masked
-    or not; None where the bottleneck has none. losses: name -> [G] float32. stats: name -> array to
-    log, empty unless training. update: what `Bottleneck.post_update` takes, empty unless training.
+    or not; None where the bottleneck has none. losses: name -> [G] float32, or [1] of all groups
+    together. stats: name -> array to log, empty unless training. update: what
+    `Bottleneck.post_update` takes, empty unless training.
     """
 
     latents: jax.Array
@@ -43,17 +50,28 @@ class Quantized(NamedTuple):
 class Bottleneck(nn.Module):
     """What bottlenecks have in common.
 
-    title: its name in reports and model cards. has_posterior: whether it takes moments, 2C channels
-    for C latents, from which latents can be drawn.
+    title: its name in reports and model cards. paper: the address of its paper, "" for none.
+    has_posterior: whether it takes moments, 2C channels for C latents, from which latents can be
+    drawn.
     """
 
     title: ClassVar[str] = "Autoencoder"
+    paper: ClassVar[str] = ""
     has_posterior: ClassVar[bool] = False
 
     @property
     def has_indices(self) -> bool:
         """Whether `lookup` inverts what it gives."""
         return self.codebook_size is not None
+
+    @property
+    def channel_groups(self) -> int:
+        """Parts of the channels that the layers around it must not mix."""
+        return self.num_groups
+
+    def lookup_groups(self, indices: Int[Array, "*dims G"]) -> Float[Array, "*dims G D"]:
+        """What each index says by itself; here its part of the channels."""
+        return reshape(self.lookup(indices), (*indices.shape, -1))
 
     @nn.nowrap
     def check_latents(self, latents: Array) -> None:

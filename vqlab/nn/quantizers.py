@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vqlab.nn.quantized import CountingBottleneck, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
 from vqlab.ops.counts import check_kept
@@ -46,6 +46,7 @@ class GroupedQuantizer(CountingBottleneck):
     reseed: bool = True
 
     title: ClassVar[str] = "MGVQ"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2507.07997"
 
     @property
     def input_channels(self) -> int:
@@ -100,7 +101,7 @@ class GroupedQuantizer(CountingBottleneck):
         )
 
     def lookup(
-        self, indices: Int[Array, "*dims G"], *, num_groups: int | None = None
+        self, indices: Int[Array, "*dims G"], *, num_groups: Kept = None
     ) -> Float[Array, "*dims C"]:
         """Unit codewords side by side, float32; zeros beyond `num_groups` groups (None: all)."""
         self.check_indices(indices)

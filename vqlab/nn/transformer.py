@@ -193,7 +193,7 @@ def scan_blocks(
     scan = nn.scan(
         body,
         variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True, "drop_path": True},
+        split_rngs={"params": True, "drop_path": True, "dropout": True},
         length=depth,
     )
     carry, _ = scan(block, carry, per_layer)

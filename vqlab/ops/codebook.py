@@ -1,9 +1,11 @@
-"""Codebooks of unit codewords: nearest codeword, usage, and reseeding of dead codewords.
+"""Codebooks: nearest codeword, usage, and reseeding of dead codewords.
 
-Everything here is pure and works per group. `tokens` [N, G, D] and `codebook` [G, K, D] may have
-any norm: only their directions count (cosine), taken in float32. Source: MGVQ, mgvq.py
-VectorQuantizer; its reseeding is the probabilistic anchor of CVQ-VAE.
+Everything here is pure and works per group, on `tokens` [N, G, D] and `codebook` [G, K, D] in
+float32. They may have any norm: unless a distance is given, only their directions count (cosine).
+Source: MGVQ, mgvq.py VectorQuantizer; its reseeding is the probabilistic anchor of CVQ-VAE.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +38,31 @@ def _rows(indices, codebook):
     return codebook[jnp.arange(codebook.shape[0]), indices]
 
 
-@along_batch
+def _cosine(tokens, codebook):
+    return l2_normalize(tokens), l2_normalize(codebook)
 
+
+def _euclidean(tokens, codebook):
+    """|t - c|^2 is smallest where t c - |c|^2 / 2, the product of these, is largest."""
+    tokens, codebook = tokens.astype(jnp.float32), codebook.astype(jnp.float32)
+    ones = jnp.ones_like(tokens[..., :1])
+    halves = -0.5 * jnp.sum(codebook * codebook, -1, keepdims=True)
+    return jnp.concatenate([tokens, ones], -1), jnp.concatenate([codebook, halves], -1)
+
+
+def _dot(tokens, codebook):
+    return tokens.astype(jnp.float32), codebook.astype(jnp.float32)
+
+
+# (tokens, codebook) -> arrays whose products are largest for the nearest codeword.
+DISTANCES: dict[str, Callable] = {"cosine": _cosine, "euclidean": _euclidean, "dot": _dot}
+
+
+@along_batch
 def nearest_codeword(
-    tokens: Float[Array, "N G D"], codebook: Float[Array, "G K D"]
+    tokens: Float[Array, "N G D"], codebook: Float[Array, "G K D"], distance: str = "cosine"
 ) -> Int[Array, "N G"]:
-    """Index of the codeword with the largest cosine to each token; the first one on exact ties.
+    """Index of the codeword nearest to each token, by DISTANCES; the first one on exact ties.
 
     The [N, K] scores never exist: a scan over blocks of codewords holds N * G * BLOCK of them. It
     runs over K and not over N, so that a token axis sharded over devices stays sharded. A block is
@@ -49,7 +70,7 @@ def nearest_codeword(
     the winning block is found afterwards by scoring that block again.
     """
     size = codebook.shape[1]
-    tokens, codebook = jax.lax.stop_gradient((l2_normalize(tokens), l2_normalize(codebook)))
+    tokens, codebook = jax.lax.stop_gradient(DISTANCES[distance](tokens, codebook))
     tokens = rearrange(tokens, "N G D -> G N D")
     blocks = _codeword_blocks(replicate(codebook), min(BLOCK, size))
 

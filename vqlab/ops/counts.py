@@ -3,6 +3,9 @@
 import operator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 # jax.random.key keeps 32 bits of a seed and drops the others without a word.
 MAX_SEED = 2**32 - 1
 
@@ -27,14 +30,23 @@ def check_count(name: str, value: Any, lowest: int, highest: int | None = None) 
     return count
 
 
-def check_kept(name: str, value: Any, total: int) -> int:
-    """How many of `total` to keep: all for None, otherwise `value`, which lies in 0..total."""
+def check_kept(name: str, value: Any, total: int) -> int | jax.Array:
+    """How many of `total` to keep: all for None, otherwise `value`, which lies in 0..total.
+
+    A number that a jitted program is given has no value yet: it is taken as it is.
+    """
+    if isinstance(value, jax.core.Tracer) and not value.ndim and _is_integer(value):
+        return value
     return total if value is None else check_count(name, value, 0, total)
 
 
 def check_seed(value: Any, name: str = "seed") -> int:
     """A seed, a whole number of 32 bits; ValueError names it."""
     return check_count(name, value, 0, MAX_SEED)
+
+
+def _is_integer(value: jax.Array) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.integer)
 
 
 def _shown(value: Any) -> str:

@@ -2,12 +2,13 @@
 
 Every loss is a float32 scalar, a mean over all elements, whatever the dtype of its inputs: images
 [B, H, W, 3] in [-1, 1] or a discriminator's logits [B, h, w, 1]. The adversarial part is the hinge
-recipe of LlamaGen (vq_loss.py), which MGVQ's files derive from.
+recipe of LlamaGen (vq_loss.py), which MGVQ's files derive from. `index_nll` is what second stages
+predict indices for.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Scalar = Float[Array, ""]
 
@@ -64,3 +65,12 @@ def _difference(reconstruction: Array, images: Array) -> Array:
             f"reconstruction {reconstruction.shape} and images {images.shape} differ in shape"
         )
     return reconstruction.astype(jnp.float32) - images.astype(jnp.float32)
+
+
+def index_nll(
+    logits: Float[Array, "*dims K"], indices: Int[Array, "*dims"]
+) -> Float[Array, "*dims"]:
+    """-log p of each index in nats, in float32: the cross entropy without its mean."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, indices[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen

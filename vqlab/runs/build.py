@@ -97,7 +97,7 @@ def build_run(
     check_stored(config, source, objective, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
     stops = stop.check, stop.request
-    evaluators = build_evaluators(config, codec, mesh, frozen, read_source, *stops)
+    evaluators = build_evaluators(config, codec, mesh, frozen, read_source, *stops, workdir)
     parts = {name: frozen[name] for name in objective.network.frozen_parts()}
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     checkpointer = open_checkpoints(config, workdir)

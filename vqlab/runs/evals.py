@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -14,15 +15,18 @@ from vqlab import data
 from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.evaluators import EVALUATORS, log_left_out
 from vqlab.evaluation.needs import Supply
+from vqlab.evaluation.statistics_file import ReferenceCache
+from vqlab.export.frozen import network_fingerprint
 from vqlab.models.codec import Codec
 from vqlab.ops.pixels import as_floats
-from vqlab.registry import build, choose
+from vqlab.registry import accepted, build, choose
 from vqlab.training import sharding
 
 # Images travel as they are stored, and become floats where they are.
 _floats = jax.jit(as_floats)
 # What an evaluator's node says about its images; the rest are the evaluator's own arguments.
 _DATA = ("name", "image_size", "tile_size", "batch_size", "limit")
+REFERENCES = "references"  # the folder of a workdir that keeps statistics of originals
 
 
 def used_networks(config: ml_collections.ConfigDict) -> set[str]:
@@ -31,14 +35,33 @@ def used_networks(config: ml_collections.ConfigDict) -> set[str]:
     return {name for kind in kinds for name in kind.uses}
 
 
+def protocol_node(
+    config: ml_collections.ConfigDict, protocols: str, **settings: Any
+) -> ml_collections.ConfigDict:
+    """The config with one evaluator in the place of its own, `protocols`.
+
+    Settings of 0 or "" are those of the first evaluator of the config.
+    """
+    first = next(iter(config.evals.values()), {})
+    node = {"name": "protocols", "tile_size": 0, "limit": 0, "image_size": config.image_size}
+    node |= {"batch_size": config.batch_size}
+    node |= {key: first[key] for key in _DATA[1:] if key in first}
+    node |= {key: value for key, value in settings.items() if value}
+    config = config.copy_and_resolve_references().unlock()
+    config.evals = {"protocols": {**node, "protocols": protocols}}
+    return config.lock()
+
+
 def build_evaluators(
     config: ml_collections.ConfigDict,
     codec: Codec,
     mesh: Mesh,
-    networks: Collection[str],
+    networks: Mapping[str, Any],
     read_source: Callable[[str], data.Source],
     before_batch: Callable[[], None] = lambda: None,
     on_worker_death: Callable[[str], None] = lambda reason: None,
+    workdir: pathlib.Path | None = None,
+    show: Callable[[str, Iterable, int], Iterable] = lambda name, batches, count: batches,
 ) -> dict[str, Evaluator]:
     """The evaluators `config.evals`, but for those that the data do not allow: a line for each.
 
@@ -46,10 +69,13 @@ def build_evaluators(
       config: of the run.
       codec: what is evaluated.
       mesh: where the batches lie.
-      networks: names of the frozen networks that are given.
+      networks: variables of the frozen networks that are given, by name.
       read_source: the images of a split by its name in config.data.
       before_batch: called before each batch; may raise.
       on_worker_death: see `data.eval_batches`; the evaluation goes on without workers.
+      workdir: keeps statistics of references; None for none.
+      show: what is passed through, (name of the evaluator, batches, number of images), to show how
+        far it is.
 
     Raises:
       ValueError: for a setting that cannot work, or data that are missing.
@@ -60,8 +86,16 @@ def build_evaluators(
         batches = functools.cache(
             functools.partial(_eval_batches, config, name, read_source, mesh, on_worker_death)
         )
-        evaluator = _build_evaluator(config, name, codec, mesh, networks, batches, before_batch)
-        supplies = {split: batches(split).supply for split in evaluator.needs.num_images}
+
+        def shown(split: str, crop: str, name=name, batches=batches) -> Iterator[dict]:
+            found = batches(split, crop)
+            for batch in show(name, found.batches, found.supply.num_images):
+                before_batch()
+                yield batch
+
+        cache = functools.partial(_cache, config, name, networks, read_source, workdir)
+        evaluator = _build_evaluator(config, name, codec, mesh, networks, shown, cache)
+        supplies = {split: batches(split, "adm").supply for split in evaluator.needs.num_images}
         if lack := evaluator.needs.missing(supplies):
             log_left_out(name, lack)
         else:
@@ -81,11 +115,11 @@ def _build_evaluator(
     name: str,
     codec: Codec,
     mesh: Mesh,
-    networks: Collection[str],
-    evaluated: Callable[[str], _Evaluated],
-    before_batch: Callable[[], None],
+    networks: Mapping[str, Any],
+    host_batches: Callable[[str, str], Iterator[dict]],
+    cache: Callable[[], ReferenceCache],
 ) -> Evaluator:
-    """The evaluator `config.evals.<name>` on the splits that `evaluated` gives."""
+    """The evaluator `config.evals.<name>` on the splits and crops that `host_batches` gives."""
     node = config.evals[name]
     codec.check_image_size(node.image_size, f"evals.{name}.image_size")
     parts = sharding.batch_parts(mesh)
@@ -94,15 +128,16 @@ def _build_evaluator(
             f"evals.{name}.batch_size={node.batch_size} does not divide over {parts} devices"
         )
 
-    def make_batches(split: str):
-        for batch in evaluated(split).batches:
-            before_batch()
+    def make_batches(split: str, crop: str = "adm"):
+        for batch in host_batches(split, crop):
             batch = sharding.global_batch(batch, mesh)
             yield batch | {"images": _floats(batch["images"])}
 
     arguments = {key: value for key, value in node.items() if key not in _DATA}
     if uses := choose("evaluator", node.name, EVALUATORS).uses:
         arguments["networks"] = set(uses) & set(networks)
+    if accepted(EVALUATORS[node.name], {"cache": cache}):
+        arguments["cache"] = cache()
     arguments["name"] = node.name
     evaluator = build("evaluator", arguments, EVALUATORS, codec, make_batches)
     evaluator.needs.check_side(node.image_size, f"evals.{name}.image_size")
@@ -116,6 +151,7 @@ def _eval_batches(
     mesh: Mesh,
     on_worker_death: Callable[[str], None],
     split: str,
+    crop: str,
 ) -> _Evaluated:
     node = config.evals[name]
     parts, num_parts = sharding.own_parts(mesh)
@@ -125,7 +161,7 @@ def _eval_batches(
         source = data.TileSource(source, node.tile_size)
     batches = data.eval_batches(
         source,
-        data.CenterCrop(node.image_size),
+        data.CROPS[crop](node.image_size),
         node.batch_size,
         parts=parts,
         num_parts=num_parts,
@@ -135,3 +171,29 @@ def _eval_batches(
     )
     num_images = min(node.limit or len(source), len(source))
     return _Evaluated(batches, Supply(num_images, source.num_classes))
+
+
+def _cache(
+    config: ml_collections.ConfigDict,
+    name: str,
+    networks: Mapping[str, Any],
+    read_source: Callable[[str], data.Source],
+    workdir: pathlib.Path | None,
+) -> ReferenceCache:
+    """Where an evaluator keeps statistics of its originals; they are known again by these facts.
+
+    Several processes keep them in memory alone: a folder that not all see would part their ways.
+    """
+    node = config.evals[name]
+    if workdir is None or "inception" not in networks or jax.process_count() > 1:
+        return ReferenceCache()
+    source = read_source(config.data.validation_split)
+    facts = {
+        "image_size": node.image_size,
+        "tile_size": node.tile_size,
+        "limit": node.limit,
+        "source": {"name": config.data.name, **source.identity, "num_images": len(source)},
+        "decoding": data.decoding_of(source).changes(),
+        "network": network_fingerprint("inception", {}, networks["inception"])[0],
+    } | data.listing_facts(source, len(source))
+    return ReferenceCache(workdir / REFERENCES / name, facts)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import pathlib
 from collections import Counter
 from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
-from vqlab.evaluation import figures, names, report
+from vqlab.evaluation import figures, names, panels, report
 from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.evaluators import EVALUATORS
 from vqlab.evaluation.panels import Measured, Section
@@ -55,24 +56,19 @@ def write_results(
     """
     if jax.process_index() != 0 or not evaluators:
         return None
-    protocol = protocols(evaluators)
-    saved = {
-        "step": step,
-        "results": {
-            name: {"value": value if math.isfinite(value) else None, "protocol": protocol[name]}
-            for name, value in results.items()
-        },
-    }
-    write_text(workdir / EVALUATION_FILE, json.dumps(saved, indent=2) + "\n")
+    kept = _kept(workdir, evaluators)
+    write_numbers(workdir, results, protocols(evaluators), step=step, kept=kept)
     measured = Measured(results, comparison or {})
     for picture in list(pictures(evaluators, results).values())[:1]:
         with naming(workdir / PICTURE_FILE):
-            (workdir / PICTURE_FILE).write_bytes(picture)
+            part = workdir / f"{PICTURE_FILE}.part"
+            part.write_bytes(picture)
+            os.replace(part, workdir / PICTURE_FILE)
     usage = f"import vqlab\n\ntokenizer = vqlab.load({load_path!r})\n{card.usage}\n"
     return report.write_report(
         workdir,
         title=f"{card.title}: {workdir.name}",
-        sections=[*_sections(evaluators, measured), _events(workdir)],
+        sections=[*_sections(evaluators, measured), _before(kept), _events(workdir)],
         snippet=usage,
         summary={
             "steps": step,
@@ -83,6 +79,51 @@ def write_results(
         },
         config=json.loads(config.to_json()),
     )
+
+
+def write_numbers(
+    workdir: pathlib.Path,
+    results: Mapping[str, float],
+    protocol: Mapping[str, str],
+    *,
+    step: int | str,
+    kept: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes evaluation.json: what was measured and how, by "EVALUATOR/METRIC".
+
+    `kept` are entries of the file as it was that stay.
+    """
+    saved = {name: _entry(value, protocol[name], step) for name, value in results.items()}
+    text = json.dumps({"step": step, "results": {**(kept or {}), **saved}}, indent=2)
+    write_text(workdir / EVALUATION_FILE, text + "\n")
+
+
+def _entry(value: float, protocol: str, step: int | str) -> dict[str, Any]:
+    """A number in evaluation.json; JSON has no NaN."""
+    return {"value": value if math.isfinite(value) else None, "protocol": protocol, "step": step}
+
+
+def _kept(workdir: pathlib.Path, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
+    """Numbers of other evaluators that were saved before, each with the step it was taken at."""
+    try:
+        saved = json.loads((workdir / EVALUATION_FILE).read_text())
+        entries = {n: {"step": saved["step"], **entry} for n, entry in saved["results"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # none, or cut short
+    return {n: entry for n, entry in entries.items() if n.partition("/")[0] not in evaluators}
+
+
+def _before(kept: Mapping[str, Any]) -> Section:
+    """A table of what was measured before by other evaluators; empty where nothing was."""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td class=\"number\">"
+        f"{panels.format_value(math.nan if entry['value'] is None else entry['value'])}</td>"
+        f"<td>{escape(str(entry['step']))}</td>"
+        f"<td class=\"protocol\">{escape(entry['protocol'])}</td></tr>"
+        for name, entry in kept.items()
+    )
+    head = "<tr><th>metric</th><th>value</th><th>step</th><th>how it was measured</th></tr>"
+    return Section("Measured before", f"<table>{head}{rows}</table>" if rows else "")
 
 
 def read_results(workdir: str | pathlib.Path) -> dict[str, float]:
@@ -103,6 +144,12 @@ def read_results(workdir: str | pathlib.Path) -> dict[str, float]:
         for name, entry in saved.items()
     }
     return names.today(values)
+
+
+def read_protocols(workdir: str | pathlib.Path) -> dict[str, str]:
+    """How each of `read_results` was measured, in one line; by the names that it was saved by."""
+    saved = json.loads((pathlib.Path(workdir).expanduser() / EVALUATION_FILE).read_text())
+    return {name: entry["protocol"] for name, entry in saved["results"].items()}
 
 
 def _sections(evaluators: Mapping[str, Evaluator], measured: Measured) -> list[Section]:
@@ -148,8 +195,3 @@ def pictures(evaluators: Mapping[str, Evaluator], results: Mapping[str, float]) 
             figures.write_grid_png(buffer, *shown)
             found[name] = buffer.getvalue()
     return found
-
-
-def count_parameters(params) -> int:
-    """Numbers in a tree of arrays."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

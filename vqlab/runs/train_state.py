@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from vqlab.runs.parts import build_learning_rates, build_objective, build_optimizers
@@ -58,25 +59,53 @@ def place_state(
     )
 
 
+class SeededStep:
+    """A jitted train step, `(state, frozen, batch) -> (state, metrics)`.
+
+    The seed is an argument of the program, so that a run with another one compiles nothing anew
+    where compiled programs are kept.
+    """
+
+    def __init__(self, jitted: jax.stages.Wrapped, seed: int):
+        self._jitted, self._seed = jitted, np.uint32(seed)
+
+    def __call__(self, state, frozen, batch):
+        return self._jitted(self._seed, state, frozen, batch)
+
+    def trace(self, state, frozen, batch) -> jax.stages.Traced:
+        """See `jax.jit`."""
+        return self._jitted.trace(self._seed, state, frozen, batch)
+
+    def lower(self, state, frozen, batch) -> jax.stages.Lowered:
+        """See `jax.jit`."""
+        return self._jitted.lower(self._seed, state, frozen, batch)
+
+
 def build_train_step(
     config: Config, objective: Objective, optimizers: Mapping, abstract: TrainState, mesh: Mesh
-) -> jax.stages.Wrapped:
+) -> SeededStep:
     """The jitted step, which takes and gives the state in the places of `abstract`."""
-    step = make_train_step(
-        objective,
-        optimizers,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-        learning_rates=build_learning_rates(config, objective.players),
-    )
+
+    def seeded(seed, state, frozen, batch):
+        step = make_train_step(
+            objective,
+            optimizers,
+            seed=seed,
+            ema_decay=config.ema_decay,
+            accumulate=config.accumulate,
+            learning_rates=build_learning_rates(config, objective.players),
+        )
+        return step(state, frozen, batch)
+
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(
-        step,
-        in_shardings=(places, sharding.replicated(mesh), sharding.batch_sharding(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
-        donate_argnums=0,
+    replicated = sharding.replicated(mesh)
+    jitted = jax.jit(
+        seeded,
+        in_shardings=(replicated, places, replicated, sharding.batch_sharding(mesh)),
+        out_shardings=(places, replicated),
+        donate_argnums=1,
     )
+    return SeededStep(jitted, config.seed)
 
 
 def evaluated_variables(state: TrainState, player: str) -> dict[str, Any]:

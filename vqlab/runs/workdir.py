@@ -12,7 +12,7 @@ import ml_collections
 from flax import traverse_util
 
 from vqlab import models
-from vqlab.export import package
+from vqlab.export import hub, package
 from vqlab.export.files import read_arrays, save_arrays
 from vqlab.export.frozen import read_networks
 from vqlab.export.package import check_variables
@@ -59,12 +59,13 @@ def read_trained(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(model node, variables) of an exported folder or of a run's checkpoint, as NumPy arrays.
 
-    Only what was trained: of a run the averaged weights where it has them.
+    Only what was trained: of a run the averaged weights where it has them. The folder may be one
+    on the Hugging Face Hub.
 
     Raises:
       ValueError: no network there, no such checkpoint, or one that is truncated.
     """
-    path = pathlib.Path(path).expanduser()
+    path = hub.resolve(path)
     if package.is_package(path):
         node, weights, _ = package.load_package(path)
         return node, dict(weights.variables)

@@ -76,6 +76,7 @@ class Run:
       stop: asked once a step.
       evaluation: the newest one's metrics, once there is one.
       is_evaluation_due: whether the checkpoint that the run starts from lacks its evaluation.
+      description: in front of the progress bar.
     """
 
     state: TrainState
@@ -93,6 +94,7 @@ class Run:
     profiler: Profiler
     evaluation: dict[str, float] | None = None
     is_evaluation_due: bool = False
+    description: str = "train"
 
     def close(self) -> None:
         """Ends worker processes and waits for what is still being written."""
@@ -125,7 +127,7 @@ def train(
     guards = guards or Guards()
     while True:
         try:
-            is_complete = _Advance(run, num_steps, intervals, guards).run()
+            is_complete = _Advance(run, num_steps, intervals, guards).to_the_end()
             run.checkpointer.wait()
             return run.state, is_complete
         except Diverged as error:
@@ -157,11 +159,12 @@ class _Advance:
         self._step = int(run.state.step)
         self._alarms: set[str] = set()
 
-    def run(self) -> bool:
+    def to_the_end(self) -> bool:
         """Whether `num_steps` are reached and evaluated; raises Diverged."""
         run = self._run
         run.speed.rates()  # from here on
-        with ProgressBar(total=self._num_steps, initial=self._step) as progress:
+        bar = ProgressBar(self._num_steps, initial=self._step, description=run.description)
+        with bar as progress:
             try:
                 if run.is_evaluation_due:
                     self._evaluate()

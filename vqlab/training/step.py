@@ -150,13 +150,13 @@ def _accumulated(objective, params, variables, frozen, batch, *, rng, step, coun
     """
     micro = jax.tree.map(lambda x: rearrange(x, "(b count) ... -> count b ...", count=count), batch)
 
-    def run(variables, index):
+    def gradients(variables, index):
         part = jax.tree.map(lambda x: x[index], micro)
         key = jax.random.fold_in(rng, index)
         return player_gradients(objective, params, variables, frozen, part, rng=key, step=step)
 
     def body(carry, index):
-        losses, grads, aux = run(carry[2].variables, index)
+        losses, grads, aux = gradients(carry[2].variables, index)
         mean = jax.tree.map(
             lambda total, new: total + new / count,
             (carry[0], carry[1], carry[2].metrics),
@@ -164,7 +164,8 @@ def _accumulated(objective, params, variables, frozen, batch, *, rng, step, coun
         )
         return (mean[0], mean[1], aux._replace(metrics=mean[2])), None
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, variables, 0))
+    shapes = jax.eval_shape(gradients, variables, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     start = (zeros[0], zeros[1], zeros[2]._replace(variables=variables))
     return jax.lax.scan(body, start, jnp.arange(count))[0]
 
@@ -180,7 +181,7 @@ def make_train_step(
     objective: Objective,
     optimizers: dict[str, optax.GradientTransformation],
     *,
-    seed: int,
+    seed: int | jax.Array,
     ema_decay: float = 0.0,
     accumulate: int = 1,
     learning_rates: Mapping[str, Callable[[Tree], jax.Array]] | None = None,

@@ -12,6 +12,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+# The exit code of what was stopped by a signal, or left alone by another process; what there was to
+# save is saved. Give the same command again: EX_TEMPFAIL, which schedulers can be told to requeue
+# on.
+EXIT_STOPPED = 75
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # An answer is read so many questions later, when it has arrived anyway and nobody waits for it.

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +130,16 @@ def _drop_lines_after(path: Path, step: int) -> None:
 class ProgressBar:
     """Bar on stderr with the time left and a few metrics; silent but on process 0."""
 
-    def __init__(self, total: int, *, initial: int = 0, description: str = "train"):
+    def __init__(
+        self, total: int, *, initial: int = 0, description: str = "train", unit: str = "step"
+    ):
         # In a log file, where a bar cannot be redrawn, a line every half a minute is enough.
         interval = 0.2 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
             total=total,
             initial=initial,
             desc=description,
-            unit="step",
+            unit=unit,
             mininterval=interval,
             maxinterval=max(interval, 10.0),
             dynamic_ncols=True,
@@ -166,3 +168,17 @@ class ProgressBar:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def show_progress(words: str, batches: Iterable[Mapping], num_images: int) -> Iterator[Mapping]:
+    """Passes batches of images through, beside a bar with images per second and the time left.
+
+    A batch's "mask" has the rows of this process, of which each has as many.
+    """
+    shown = 0
+    with ProgressBar(num_images, description=words, unit="image") as bar:
+        for batch in batches:
+            yield batch
+            more = min(len(batch["mask"]) * jax.process_count(), num_images - shown)
+            shown += more
+            bar.update(more)

@@ -1,0 +1,174 @@
+"""Could VQ-VAE beat VAE? Every bottleneck on one backbone, data, steps and seeds, at equal rate.
+
+The question is the title of MGVQ (arXiv 2507.07997), whose tables compare at equal stride and at
+unequal rates. Here each arm trains the demo's network (`configs/mgvq_demo.py`: stride 4) with
+another bottleneck, and its codes are put into the rate-distortion plane: indices at fixed length
+and by an ideal static code; a VAE by its KL, and by its means rounded to several steps.
+
+    python -m vqlab.study --study=configs/studies/beat_vae.py:quick --workdir=runs/study
+    python -m vqlab.study --study=configs/studies/beat_vae.py --workdir=DIR --data=folder:PHOTOS
+
+Arms stand at three rates, 10, 20 and 40 bits a position (0.625, 1.25 and 2.5 bits a pixel at fixed
+length; 14, 28 and 56 a position of a published backbone), and a VAE of 8 channels at four weights
+of its KL. Quantizers share 32 latent channels, with linear maps where they take fewer. Nothing else
+differs.
+
+Options, comma-separated: `quick`, eight arms and one seed; `debug`, a run of seconds of each arm of
+`quick`; `backbone=f16` (or `f8`, `f32`), MGVQ's published network and recipe in place of the
+demo's, for a pod: give it `--data=tfds:imagenet2012` and
+`--study.base.objective.lpips_weights=vgg16.pth,vgg.pth`.
+"""
+
+from typing import NamedTuple
+
+import ml_collections
+
+from configs import _bottlenecks, _common, _mgvq, mgvq_demo
+
+TITLE = "Could VQ-VAE beat VAE?"
+QUESTION = """
+    Every bottleneck on the same backbone, data, steps and seeds, in the rate-distortion plane.
+    Higher is better, and further left is cheaper: a method beats the VAE where it lies above the
+    VAE's curve at equal rate.
+"""
+
+CHANNELS = 32  # of the latents that are quantized, as in MGVQ
+VAE_CHANNELS = 8
+KL_WEIGHTS = (2e-1, 5e-2, 1e-2, 3e-3)  # see `_vae`
+STEPS = (2.0, 1.4, 1.0, 0.7, 0.5, 0.25)  # of rounding, in units of the latents' spread
+QUICK = (
+    "autoencoder",
+    "vae_050",
+    "vae_010",
+    "vq",
+    "vq_not_reseeded",
+    "fsq_2",
+    "rvq_4",
+    "mgvq_4",
+)
+
+
+class Sizes(NamedTuple):
+    """whole: codewords of one codebook. part: of one of two that share its bits. levels: of a grid
+    of nearly as many points as `whole`."""
+
+    whole: int
+    part: int
+    levels: tuple[int, ...]
+
+
+SMALL = Sizes(1024, 32, (8, 5, 5, 5))
+PUBLISHED = Sizes(16_384, 128, (8, 8, 8, 6, 5))  # VQ-16384 stands in MGVQ's tables
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    """The study; see the options above."""
+    options = _common.parse_argument(argument, quick=False, debug=False, backbone="")
+    study = ml_collections.ConfigDict()
+    study.kind = "rate_distortion"
+    study.title, study.question = TITLE, QUESTION
+    backbone, debug = options["backbone"], options["debug"]
+    study.base = _published(backbone, debug) if backbone else _demo(debug)
+    is_short = options["quick"] or debug
+    study.seeds = (0,) if is_short else (0, 1)
+    study.anchor = "VAE"
+    study.num_pictures = 4
+    study.may_differ = ()
+    arms = _arms(study, PUBLISHED if backbone else SMALL)
+    study.order = QUICK if is_short else tuple(arms)  # a ConfigDict sorts its keys
+    study.arms = {name: arms[name] for name in study.order}
+    return study.lock()
+
+
+def _arms(study: ml_collections.ConfigDict, size: Sizes) -> dict:
+    """All arms, in the order of legend and table; those of one rate lie side by side."""
+    make, whole, part = _bottlenecks, size.whole, size.part
+    bits, levels = whole.bit_length() - 1, "x".join(map(str, size.levels))
+    nested = {"mask_range": (0.1, 0.3), "mask_per_sample": True}
+    arms = {
+        "autoencoder": _arm("Autoencoder, 32 channels", "Autoencoder", make.none(CHANNELS)),
+        "autoencoder_8": _arm("Autoencoder, 8 channels", "Autoencoder", make.none(VAE_CHANNELS)),
+    }
+    for weight in KL_WEIGHTS:
+        name = f"vae_{1000 * weight:03.0f}"  # thousandths
+        arms[name] = _vae(weight, study.base.image_size)
+
+    # One codebook's rate.
+    arms["vq"] = _arm(f"VQ {whole}", "VQ", make.vector_quantizer(CHANNELS, whole))
+    arms["vq_not_reseeded"] = _arm(
+        f"VQ {whole}, never reseeded",
+        "VQ, never reseeded",
+        make.vector_quantizer(CHANNELS, whole, reseed=False),
+    )
+    arms["simvq"] = _arm(f"SimVQ {whole}", "SimVQ", make.simvq(CHANNELS, whole))
+    arms["fsq_1"] = _arm(f"FSQ {levels}", "FSQ", make.fsq(size.levels, CHANNELS))
+    arms["bsq_1"] = _arm(f"BSQ, {bits} bits", "BSQ", make.bsq(whole, CHANNELS))
+    arms["mgvq_1"] = _arm(f"MGVQ 1x{whole}", "MGVQ", make.grouped(CHANNELS, whole, 1))
+    # Twice, then four times as many bits.
+    arms["fsq_2"] = _arm(f"FSQ, 2 of {levels}", "FSQ", make.fsq(size.levels, CHANNELS, 2))
+    arms["bsq_2"] = _arm(f"BSQ, 2 of {bits} bits", "BSQ", make.bsq(whole, CHANNELS, 2))
+    arms["mgvq_2_whole"] = _arm(
+        f"MGVQ 2x{whole}", "MGVQ", make.grouped(CHANNELS, whole, 2, **nested)
+    )
+    arms["fsq_4"] = _arm(f"FSQ, 4 of {levels}", "FSQ", make.fsq(size.levels, CHANNELS, 4))
+    # All three rates from parts of half a codebook's bits.
+    for count in (2, 4, 8):
+        arms[f"rvq_{count}"] = _arm(
+            f"RVQ {count}x{part}", "RVQ", make.residual_quantizer(CHANNELS, part, count)
+        )
+        arms[f"mgvq_{count}"] = _arm(
+            f"MGVQ {count}x{part}", "MGVQ", make.grouped(CHANNELS, part, count, **nested)
+        )
+    for count in (2, 4, 8):
+        arms[f"mgvq_{count}_free"] = _arm(
+            f"MGVQ {count}x{part}, not nested",
+            "MGVQ, not nested",
+            make.grouped(CHANNELS, part, count),
+        )
+    return arms
+
+
+def _arm(label: str, family: str, bottleneck, **objective) -> ml_collections.ConfigDict:
+    """An arm that differs from the base in its bottleneck, and in settings of the objective."""
+    model = ml_collections.ConfigDict({"quantizer": {}, "encoder": {}})
+    _bottlenecks.place(model, bottleneck)
+    changes = {"model": model, "objective": objective}
+    arm = {"label": label, "family": family, "changes": changes, "seeds": (), "note": ""}
+    return ml_collections.ConfigDict(arm)
+
+
+def _vae(weight: float, side: int) -> ml_collections.ConfigDict:
+    """`weight` of a nat, beside the sum of squared errors over an image's values in [-1, 1]."""
+    label = f"VAE, KL weight {weight:g}"
+    node = _bottlenecks.gaussian(VAE_CHANNELS)
+    return _arm(label, "VAE", node, quantizer_weight=weight / (3 * side**2))
+
+
+def _demo(debug: bool) -> ml_collections.ConfigDict:
+    """The demo's training, on a backbone of residual blocks alone: it takes half as long."""
+    config = mgvq_demo.get_config("debug" if debug else "").copy_and_resolve_references().unlock()
+    for side in (config.model.encoder, config.model.decoder):
+        side.depths = (0, 1, 1) if debug else (0, 1, 2)
+        side.block_types = ("res", "res", "res")
+        if debug:
+            side.widths = (32, 32, 32)
+    config.num_steps = 4 if debug else 700
+    config.evals.rate_distortion = _common.evaluation("rate_distortion", 192, 4)
+    config.evals.rate_distortion.update(tile_size=192, steps=STEPS)
+    for node in config.evals.values():
+        node.limit = 2 if debug else 0
+        node.batch_size = 2 if debug else 4
+    config.evals.reconstruction.num_images_kept = 4
+    config.intervals.update(log=2 if debug else 20, evaluate=0, checkpoint=2 if debug else 175)
+    return config
+
+
+def _published(backbone: str, debug: bool) -> ml_collections.ConfigDict:
+    """MGVQ's published network and recipe, first stage, without its nesting."""
+    config = _mgvq.training(backbone, "debug" if debug else "")
+    config = config.copy_and_resolve_references().unlock()
+    config.evals.rate_distortion = config.evals.reconstruction.copy_and_resolve_references()
+    del config.evals.rate_distortion["num_images_kept"]
+    config.evals.rate_distortion.update(name="rate_distortion", steps=STEPS)
+    config.evals.reconstruction.num_images_kept = 4
+    return config

@@ -1,0 +1,89 @@
+"""Semantic-spectrum coupling: power spectra by prefix of VQ, RVQ, MGVQ, Semanticist and PCA.
+
+Semanticist (arXiv 2503.08685, section 5.4) asks whether the first parts of a code already have the
+spectrum of the whole image. Its figure shows single images at 256 pixels; here small networks are
+trained on the same 32-pixel crops, and the curves are means over the same held-out tiles. VQ has
+LlamaGen's 8 channels, of which 1, 2, 4 and 8 principal components are kept.
+
+    python -m vqlab.study --study=configs/studies/coupling.py --workdir=runs/coupling
+
+Steps and batches differ: a diffusion decoder takes more of both than a convolutional one. Another
+tokenizer is one more arm. Options: `debug`, a few steps of each.
+"""
+
+import ml_collections
+
+from configs import _bottlenecks, _common, _semanticist, mgvq_demo, semanticist_demo
+
+TITLE = "Do the first parts of a code hold the image's spectrum?"
+QUESTION = """
+    Power spectra of what tokenizers make of the first parts of their codes, and of the originals in
+    red.
+"""
+
+IMAGE_SIZE, TILE_SIZE = 32, 96  # tiles of the photographs are shrunk to images
+NESTED = {"mask_range": (0.1, 0.3), "mask_per_sample": True}
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    """The study; see the options above."""
+    debug = _common.parse_argument(argument, debug=False)["debug"]
+    study = ml_collections.ConfigDict()
+    study.kind = "coupling"
+    study.title, study.question = TITLE, QUESTION
+    study.base = _base(debug)
+    study.seeds = (0,)
+    study.may_differ = ("num_steps", "batch_size")
+    arms = {
+        "vq": _arm("VQ, 1024 codewords", _bottlenecks.vector_quantizer(8, 1024, distance="cosine")),
+        "rvq": _arm("RVQ, 4 x 32", _bottlenecks.residual_quantizer(32, 32, 4, **NESTED)),
+        "mgvq": _arm("MGVQ, 4 x 32", _bottlenecks.grouped(32, 32, 4, **NESTED)),
+        "semanticist": _semanticist_arm(debug),
+    }
+    study.arms, study.order = arms, tuple(arms)
+    return study.lock()
+
+
+def _arm(label: str, bottleneck: ml_collections.ConfigDict) -> dict:
+    """The base with another bottleneck."""
+    model = ml_collections.ConfigDict({"quantizer": {}, "encoder": {}})
+    _bottlenecks.place(model, bottleneck)
+    return {"label": label, "family": label, "changes": {"model": model}}
+
+
+def _semanticist_arm(debug: bool) -> dict:
+    """The demo's network for images of this size."""
+    demo = semanticist_demo.get_config().copy_and_resolve_references().unlock()
+    demo.model.encoder.image_size = demo.model.decoder.latent_size = IMAGE_SIZE
+    changes = {
+        "model": demo.model.to_dict(),
+        "objective": {"name": "concept_diffusion", **demo.objective.to_dict()},
+        "num_steps": 4 if debug else 3000,
+        "batch_size": 8 if debug else 16,
+        "sharding": demo.sharding,
+    }
+    return {"label": "Semanticist, 16 x 16", "family": "Semanticist", "changes": changes}
+
+
+def _base(debug: bool) -> ml_collections.ConfigDict:
+    """MGVQ's demo on small crops, on a backbone of residual blocks alone."""
+    config = mgvq_demo.get_config("debug" if debug else "").copy_and_resolve_references().unlock()
+    for side in (config.model.encoder, config.model.decoder):
+        side.depths = (0, 1, 1)
+        side.block_types = ("res", "res", "res")
+    config.num_steps, config.batch_size = (4, 8) if debug else (800, 8)
+    config.image_size = IMAGE_SIZE
+    config.sampling = _semanticist.sampling()
+    config.sampling.update(num_steps=4 if debug else 16, guidance_scale=1.0)
+    config.evals = ml_collections.ConfigDict()
+    config.evals.reconstruction = _common.reconstruction_eval(IMAGE_SIZE, 16)
+    config.evals.reconstruction.num_images_kept = 4
+    config.evals.spectrum = _common.evaluation("spectrum", IMAGE_SIZE, 16)
+    for node in config.evals.values():
+        node.limit = 16 if debug else 128
+    config.evals.pca_spectrum = _common.evaluation("pca_spectrum", IMAGE_SIZE, 64)
+    config.evals.pca_spectrum.max_components = 8 if debug else 128
+    for node in config.evals.values():
+        node.tile_size = TILE_SIZE
+    config.intervals.update(log=2 if debug else 20, evaluate=0, checkpoint=2 if debug else 400)
+    return config
