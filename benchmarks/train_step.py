@@ -1,14 +1,18 @@
 """The full train step of a published config: images per second, compiled FLOPs and bytes, memory.
 
     python -m benchmarks.train_step --config=configs/mgvq_f16.py [--batch-size 1 --dtype float32]
+    python -m benchmarks.train_step --beside-xla      # without vqlab/ops/convolution.py too
 
 Everything of the step counts: tokenizer, quantizer with reseeding, LPIPS, both players' gradients
 and AdamW. Weights are random, LPIPS's too, which changes no cost. Images are random; loading them
-is not measured. FLOPs and bytes are XLA's for the compiled program (a loop's body counts once).
+is not measured. FLOPs and bytes are XLA's for the compiled program (a loop's body counts once). On
+CPUs freed memory is kept, as vqlab.main does. CPU seconds are summed over threads.
 """
 
 import argparse
 import json
+import math
+import os
 import resource
 import statistics
 import time
@@ -20,7 +24,9 @@ import numpy as np
 from benchmarks.workers import cpu_model
 from vqlab.convert import read_config
 from vqlab.host import cli
+from vqlab.host.memory import keep_freed_memory
 from vqlab.models.pretrained import lpips
+from vqlab.ops import convolution
 from vqlab.runs import parts, train_state
 from vqlab.training import sharding
 
@@ -54,43 +60,76 @@ def load_config(args):
 
 def measure(args, config) -> dict:
     """Compiles the step of the config, runs it, and returns the numbers by name."""
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     objective = parts.build_objective(config)
     optimizers = parts.build_optimizers(config, objective.players)
     abstract, make_state = train_state.place_state(config, objective, optimizers, mesh)
-    step = train_state.build_train_step(config, objective, optimizers, abstract, mesh)
     side = config.image_size
     images = np.random.default_rng(1).integers(0, 256, (args.batch_size, side, side, 3), np.uint8)
     batch = sharding.global_batch({"images": images}, mesh)
     frozen = {"lpips": random_lpips()} if config.objective.lpips_weight else {}
+    numbers, compiled = {}, {}
     with jax.set_mesh(mesh):
-        state = make_state()
-        start = time.perf_counter()
-        compiled = step.lower(state, frozen, batch).compile()
-        compile_seconds = time.perf_counter() - start
-        seconds = []
-        for _ in range(args.repeats + 1):
-            start = time.perf_counter()
-            state, metrics = compiled(state, frozen, batch)
-            jax.block_until_ready((state, metrics))
-            seconds.append(time.perf_counter() - start)
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    median = statistics.median(seconds[1:])  # the first step also warms up
+        for name, least in sizes_of_products(args).items():
+            convolution.MIN_POSITIONS = least
+            jax.clear_caches()
+            step = train_state.build_train_step(config, objective, optimizers, abstract, mesh)
+            compiled[name], costs = compile_step(step, abstract, frozen, batch)
+            numbers |= {name + key: value for key, value in costs.items()}
+        given = np.uint32(config.seed), frozen, batch
+        numbers |= time_steps(compiled, make_state(), given, args.repeats)
     return {
         "config": args.config,
         "device": jax.devices()[0].device_kind,
         "cpu": cpu_model(),
+        "load": os.getloadavg()[0],
         "batch_size": args.batch_size,
         "dtype": args.dtype,
-        "seconds_per_step": median,
-        "images_per_second": args.batch_size / median,
-        "compile_seconds": compile_seconds,
+        "images_per_second": args.batch_size / numbers["seconds_per_step"],
+        **numbers,
+        "peak_resident_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+
+
+def sizes_of_products(args) -> dict[str, float]:
+    """For each way to measure, by the prefix of its numbers: from what size products are taken."""
+    return {"": convolution.MIN_POSITIONS} | ({"xla_": math.inf} if args.beside_xla else {})
+
+
+def compile_step(step, *inputs) -> tuple:
+    """The compiled step, and what XLA says of it."""
+    start = time.perf_counter(), time.process_time()
+    compiled = step.lower(*inputs).compile()
+    seconds, cpu_seconds = time.perf_counter() - start[0], time.process_time() - start[1]
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    return compiled, {
+        "compile_seconds": seconds,
+        "compile_cpu_seconds": cpu_seconds,
         "gflops_per_step": cost["flops"] / 1e9,
         "gigabytes_accessed_per_step": cost["bytes accessed"] / 1e9,
         "argument_gigabytes": memory.argument_size_in_bytes / 1e9,
         "temporary_gigabytes": memory.temp_size_in_bytes / 1e9,
-        "peak_resident_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
+
+
+def time_steps(compiled: dict, state, given: tuple, repeats: int) -> dict:
+    """Medians of the ways' steps, which take turns; the first ones warm up."""
+    seed, frozen, batch = given
+    times = {name: [] for name in compiled}
+    for _ in range(repeats + 1):
+        for name, step in compiled.items():
+            start = time.perf_counter(), time.process_time()
+            state, metrics = step(seed, state, frozen, batch)
+            jax.block_until_ready((state, metrics))
+            seconds, cpu_seconds = time.perf_counter() - start[0], time.process_time() - start[1]
+            times[name].append((seconds, cpu_seconds))
+    numbers = {}
+    for name, pairs in times.items():
+        seconds, cpu_seconds = map(statistics.median, zip(*pairs[1:], strict=True))
+        numbers |= {f"{name}seconds_per_step": seconds, f"{name}cpu_seconds_per_step": cpu_seconds}
+    return numbers
 
 
 def main() -> None:
@@ -104,6 +143,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1, help="images a step")
     parser.add_argument("--dtype", default="float32", help="activations: float32 or bfloat16")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps; the median counts")
+    parser.add_argument(
+        "--beside-xla",
+        action="store_true",
+        help="also the step with XLA's kernel gradients of all convolutions, in turns: xla_...",
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     args = parser.parse_args()
     with cli.exit_on_error():
