@@ -169,14 +169,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=9, help="turns; medians count")
     parser.add_argument("--threads", type=int, default=2, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--cpus", default="", help=argparse.SUPPRESS)
+    workers.add_side(parser, SIDES)
     args = parser.parse_args()
     if min(args.image_size, args.repeats, args.threads) < 1:
         parser.error("--image-size, --repeats and --threads must be at least 1")
-    available = len(os.sched_getaffinity(0))
-    if args.threads > available:
-        parser.error(f"--threads {args.threads}: only {available} CPUs are available")
+    workers.check_threads(parser, args.threads)
     return args
 
 
@@ -186,8 +183,7 @@ def main() -> None:
     if args.side:
         workers.bind(args.cpus)
         return work(args)
-    if importlib.util.find_spec("torch") is None:
-        sys.exit("benchmarks.encode_decode compares with PyTorch: pip install torch")
+    workers.require_torch("benchmarks.encode_decode")
     result = measure(args)
     print_table(result)
     if args.json:

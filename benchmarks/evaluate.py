@@ -15,10 +15,8 @@ turns, so that other work on the machine slows both; the ratio is the median ove
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -182,17 +180,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--repeats", type=int, default=5, help="turns; default %(default)s")
     add("--threads", type=int, default=2, help="default %(default)s")
     add("--json", action="store_true", help="end with one line of JSON")
-    add("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
-    add("--cpus", default="", help=argparse.SUPPRESS)
+    workers.add_side(parser, SIDES)
     args = parser.parse_args()
     args.parts = args.parts.split(",")
     if unknown := sorted(set(args.parts) - set(PARTS)):
         parser.error(f"--parts: unknown {unknown}; choose from {', '.join(PARTS)}")
     if min(args.batch_size, args.images, args.repeats, args.threads) < 1:
         parser.error("--batch-size, --images, --repeats and --threads must be at least 1")
-    available = len(os.sched_getaffinity(0))
-    if args.threads > available:
-        parser.error(f"--threads {args.threads}: only {available} CPUs are available")
+    workers.check_threads(parser, args.threads)
     return args
 
 
@@ -201,13 +196,8 @@ def main() -> None:
     if args.side:
         workers.bind(args.cpus)
         return work(args)
-    if "inception" in args.parts and importlib.util.find_spec("torch") is None:
-        print(
-            "benchmarks.evaluate compares with PyTorch: pip install -r requirements-torch.txt, or "
-            "leave out --parts inception",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+    if "inception" in args.parts:
+        workers.require_torch("benchmarks.evaluate", "leave out --parts inception")
     print(f"{args.threads} threads on {workers.cpu_model()}, float32 and float64\n")
     results = {}
     for part in args.parts:

@@ -12,7 +12,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import statistics
 import sys
@@ -220,15 +219,12 @@ def parse_arguments() -> argparse.Namespace:
         help="end with one JSON line: speedup = torch seconds / vqlab seconds, memory_ratio = "
         "vqlab additional peak / torch additional peak",
     )
-    parser.add_argument("--side", choices=("vqlab", "torch"), help=argparse.SUPPRESS)
-    parser.add_argument("--cpus", default="", help=argparse.SUPPRESS)
+    workers.add_side(parser, ("vqlab", "torch"))
     args = parser.parse_args()
     for name in sizes:
         if getattr(args, name.replace("-", "_")) < 1:
             parser.error(f"--{name} must be at least 1")
-    available = len(os.sched_getaffinity(0))
-    if args.threads > available:
-        parser.error(f"--threads {args.threads}: only {available} CPUs are available")
+    workers.check_threads(parser, args.threads)
     return args
 
 
@@ -237,9 +233,7 @@ def main() -> None:
     if args.side:
         workers.bind(args.cpus)
         return work(args)
-    if importlib.util.find_spec("torch") is None:
-        print("benchmarks.quantizer compares with PyTorch: pip install torch", file=sys.stderr)
-        sys.exit(2)
+    workers.require_torch("benchmarks.quantizer")
     result = measure(args)
     print_table(result)
     if args.json:

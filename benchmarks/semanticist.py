@@ -23,7 +23,6 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import resource
 import statistics
@@ -287,8 +286,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--repeats", type=int, default=3, help="timed runs; default %(default)s")
     add("--threads", type=int, default=2, help="default %(default)s")
     add("--json", action="store_true", help="end with one line of JSON")
-    add("--side", choices=("vqlab", "torch", "compile", "sampling"), help=argparse.SUPPRESS)
-    add("--cpus", default="", help=argparse.SUPPRESS)
+    workers.add_side(parser, ("vqlab", "torch", "compile", "sampling"))
     args = parser.parse_args()
     args.parts = args.parts.split(",")
     if unknown := sorted(set(args.parts) - set(PARTS)):
@@ -299,9 +297,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--sampling-steps {args.sampling_steps} must be numbers like 25,250")
     if min(args.batch_size, args.repeats, args.threads) < 1:
         parser.error("--batch-size, --repeats and --threads must be at least 1")
-    available = len(os.sched_getaffinity(0))
-    if args.threads > available:
-        parser.error(f"--threads {args.threads}: only {available} CPUs are available")
+    workers.check_threads(parser, args.threads)
     return args
 
 
@@ -310,13 +306,8 @@ def main() -> None:
     if args.side:
         workers.bind(args.cpus)
         return work(args)
-    if "step" in args.parts and importlib.util.find_spec("torch") is None:
-        print(
-            "benchmarks.semanticist compares with PyTorch: pip install -r requirements-torch.txt, "
-            "or leave out --parts step",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+    if "step" in args.parts:
+        workers.require_torch("benchmarks.semanticist", "leave out --parts step")
     result = measure(args)
     print_table(result)
     if args.json:

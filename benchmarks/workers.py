@@ -3,12 +3,15 @@
 A benchmark starts itself again with `--side NAME --cpus LIST`; the child prints lines of JSON.
 """
 
+import argparse
 import ctypes
+import importlib.util
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 MEMORY_NOTE = (
@@ -16,6 +19,27 @@ MEMORY_NOTE = (
     "before it) minus resident memory just before, with data and parameters made and, for JAX, the "
     "pass compiled; memory freed earlier is handed back to the system first (malloc_trim)"
 )
+
+
+def add_side(parser: argparse.ArgumentParser, sides: Collection[str]) -> None:
+    """The options that `start_worker` adds."""
+    parser.add_argument("--side", choices=tuple(sides), help=argparse.SUPPRESS)
+    parser.add_argument("--cpus", default="", help=argparse.SUPPRESS)
+
+
+def check_threads(parser: argparse.ArgumentParser, threads: int) -> None:
+    """Ends with a usage error unless there is a CPU for each thread."""
+    available = len(os.sched_getaffinity(0))
+    if threads > available:
+        parser.error(f"--threads {threads}: only {available} CPUs are available")
+
+
+def require_torch(module: str, otherwise: str = "") -> None:
+    """Exit code 2 without PyTorch; `otherwise` says what goes without it."""
+    if importlib.util.find_spec("torch") is None:
+        need = "compares with PyTorch: pip install -r requirements-torch.txt"
+        print(f"{module} {need}{otherwise and f', or {otherwise}'}", file=sys.stderr)
+        sys.exit(2)
 
 
 def start_worker(module: str, side: str, threads: int) -> subprocess.Popen:

@@ -100,7 +100,18 @@ def fsq(levels: tuple, channels: int = 0, num_groups: int = 1) -> ml_collections
     )
 
 
-def lfq(
+def lfq(codebook_size: int, *sizes: int, **settings) -> ml_collections.ConfigDict:
+    """LFQ of log2(codebook_size) bits a group; sizes and settings as in `_binary`."""
+    return _binary("lfq", codebook_size, *sizes, **settings)
+
+
+def bsq(codebook_size: int, *sizes: int, **settings) -> ml_collections.ConfigDict:
+    """BSQ of log2(codebook_size) bits a group; sizes and settings as in `_binary`."""
+    return _binary("bsq", codebook_size, *sizes, **settings)
+
+
+def _binary(
+    name: str,
     codebook_size: int,
     channels: int = 0,
     num_groups: int = 1,
@@ -110,32 +121,9 @@ def lfq(
     inverse_temperature: float = 10.0,
     entropy_bits: int = 0,
 ) -> ml_collections.ConfigDict:
-    """LFQ of log2(codebook_size) bits a group; channels 0: one a bit, otherwise linear maps."""
+    """channels 0: one a bit, any other number adds linear maps; entropy_bits 0: a group's."""
     return _node(
-        "lfq",
-        codebook_size=codebook_size,
-        num_groups=num_groups,
-        latent_channels=channels or _bits(codebook_size, num_groups),
-        entropy_weight=entropy_weight,
-        commitment_weight=commitment_weight,
-        inverse_temperature=inverse_temperature,
-        entropy_bits=entropy_bits or _bits(codebook_size, 1),
-    )
-
-
-def bsq(
-    codebook_size: int,
-    channels: int = 0,
-    num_groups: int = 1,
-    *,
-    entropy_weight: float = 0.1,
-    commitment_weight: float = 0.25,
-    inverse_temperature: float = 10.0,
-    entropy_bits: int = 0,
-) -> ml_collections.ConfigDict:
-    """BSQ of log2(codebook_size) bits a group; channels as in `lfq`."""
-    return _node(
-        "bsq",
+        name,
         codebook_size=codebook_size,
         num_groups=num_groups,
         latent_channels=channels or _bits(codebook_size, num_groups),

@@ -136,14 +136,9 @@ class CenterCrop:
             halves = (image.width // 2, image.height // 2)
             image = image.resize(halves, Image.Resampling.BOX)
         scale = self.size / min(image.size)
-        width, height = (round(side * scale) for side in image.size)
-        x, y = (width - self.size) // 2, (height - self.size) // 2
-        if max(width, height) > MAX_CROPS * self.size:
-            box = _source_box(image, width, height, self.size, x, y)
-            crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-            return np.asarray(crop)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(image.crop((x, y, x + self.size, y + self.size)))
+        sides = tuple(round(side * scale) for side in image.size)
+        place = tuple((side - self.size) // 2 for side in sides)
+        return _cropped(image, sides, place, self.size, Image.Resampling.BICUBIC)
 
 
 @dataclasses.dataclass(frozen=True)

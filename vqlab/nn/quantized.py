@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.ops import codebook as ops
+from vqlab.ops import masks
+from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
 
 # How many groups to keep: a number, also one that a jitted program is given; None for all.
@@ -118,6 +120,22 @@ class CountingBottleneck(Bottleneck):
         self.recent_indices = self.variable(
             "codebook_stats", "recent_indices", jnp.full, (self.num_groups, RECENT), -1, jnp.int32
         )
+
+    def keep_groups(
+        self,
+        batch: int,
+        train: bool,
+        num_groups: Kept,
+        nested_probs: tuple[float, ...],
+        per_sample: bool,
+    ) -> Bool[Array, "B G"]:
+        """The first `num_groups` (None: all); in training less those that random "mask" drops."""
+        used = check_kept("num_groups", num_groups, self.num_groups)
+        keep = jnp.broadcast_to(jnp.arange(self.num_groups) < used, (batch, self.num_groups))
+        if train and nested_probs:
+            key = self.make_rng("mask")
+            keep &= masks.draw_keep(key, nested_probs, batch, per_sample=per_sample)
+        return keep
 
     def count(
         self, indices: Int[Array, "N G"], keep: Bool[Array, "N G"], decay: float

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
 from vqlab.ops import codebook as ops
@@ -80,7 +80,9 @@ class GroupedQuantizer(CountingBottleneck):
         tokens = ops.l2_normalize(tokens)
         indices = ops.nearest_codeword(tokens, self.codebook)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
-        keep = self._keep(latents, train, num_groups)
+        keep = self.keep_groups(
+            latents.shape[0], train, num_groups, self.nested_probs, self.mask_per_sample
+        )
         count = tokens.shape[0]
         keep_tokens = jnp.repeat(keep, math.prod(positions), 0, total_repeat_length=count)
         quantized = tokens + jax.lax.stop_gradient(codewords - tokens)
@@ -109,15 +111,6 @@ class GroupedQuantizer(CountingBottleneck):
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
         codewords = jnp.where(jnp.arange(self.num_groups)[:, None] < used, codewords, 0.0)
         return reshape(codewords, (*indices.shape[:-1], self.latent_channels))
-
-    def _keep(self, latents: Array, train: bool, num_groups: int | None) -> Bool[Array, "B G"]:
-        batch = latents.shape[0]
-        used = check_kept("num_groups", num_groups, self.num_groups)
-        keep = jnp.broadcast_to(jnp.arange(self.num_groups) < used, (batch, self.num_groups))
-        if train and self.nested_probs:
-            key = self.make_rng("mask")
-            keep &= masks.draw_keep(key, self.nested_probs, batch, per_sample=self.mask_per_sample)
-        return keep
 
     def _losses(self, tokens, codewords, keep) -> dict[str, Float[Array, " G"]]:
         """Mean over kept tokens and channels, 0 for a group without any."""

@@ -72,7 +72,9 @@ class ResidualQuantizer(LearnedCodebooks):
         tokens = jnp.broadcast_to(tokens[:, None], residuals.shape)
         tokens = self.as_compared(straight_through(tokens, residuals))
         codewords = self.select(indices)
-        keep = self._keep(latents, train, num_groups)
+        keep = self.keep_groups(
+            latents.shape[0], train, num_groups, self._nested_probs, self.mask_per_sample
+        )
         positions = math.prod(latents.shape[1:-1])
         keep = jnp.repeat(keep, positions, 0, total_repeat_length=tokens.shape[0])
         losses, stats, update = self.no_losses(), {}, {}
@@ -116,15 +118,6 @@ class ResidualQuantizer(LearnedCodebooks):
         tokens, codebooks = jax.lax.stop_gradient((tokens, self.all_codebooks()))
         _, (residuals, indices) = jax.lax.scan(layer, tokens, codebooks)
         return jnp.moveaxis(residuals, 0, 1), indices.T
-
-    def _keep(self, latents: Array, train: bool, num_groups: int | None) -> Bool[Array, "B G"]:
-        batch = latents.shape[0]
-        used = check_kept("num_groups", num_groups, self.num_groups)
-        keep = jnp.broadcast_to(jnp.arange(self.num_groups) < used, (batch, self.num_groups))
-        if train and self._nested_probs:
-            probs, key = self._nested_probs, self.make_rng("mask")
-            keep &= masks.draw_keep(key, probs, batch, per_sample=self.mask_per_sample)
-        return keep
 
     def _add_up(self, tokens, codewords, keep, train: bool) -> Float[Array, "N D"]:
         """The sum of the kept layers, with a gradient for the encoder."""
