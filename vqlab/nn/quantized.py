@@ -123,7 +123,7 @@ class CountingBottleneck(Bottleneck):
 
     def keep_groups(
         self,
-        batch: int,
+        batch: Any,  # an int, or a size that jax.export leaves open
         train: bool,
         num_groups: Kept,
         nested_probs: tuple[float, ...],
