@@ -87,11 +87,21 @@ def test_coupling_draws_a_panel_for_whatever_has_prefixes(tmp_path):
         }
         named = {f"{n}/{k}": v for n in ("spectrum", "pca_spectrum") for k, v in arrays.items()}
         np.savez(folder / training.ARRAYS_FILE, **named)
+        tiles = np.zeros((5, 8, 8, 3), np.uint8)
+        levels = (1, 4)
+        np.savez(
+            folder / training.PICTURES_FILE,
+            originals=tiles,
+            made=np.stack([tiles] * len(levels)),
+            levels=np.array(levels),
+        )
     page = write_study(study, kind, arms, tmp_path, "command").read_text()
     titles = re.findall(r"<figcaption><b>(.*?)</b>", page)
     assert titles == ["RVQ, 4 x 32", "MGVQ, 4 x 32", "Semanticist, 16 x 16", "PCA of the pixels"]
     assert page.count('class="curve original"') == len(titles)
     assert "vq seed 0: not run" in page and "concepts:" in page
+    assert re.findall(r'class="row" data-arm="(.*?)"', page) == ["rvq", "mgvq", "semanticist"]
+    assert 'class="units" data-levels="1 4" data-noun="groups or concepts"' in page
 
 
 def test_coupling_arms_say_what_is_kept():

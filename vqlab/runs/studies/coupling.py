@@ -10,19 +10,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vqlab.evaluation import sortable, spectrum_figure
+from vqlab.evaluation import sliders, sortable, spectrum_figure
 from vqlab.evaluation.bjontegaard import mean_and_error
 from vqlab.evaluation.names import first
 from vqlab.evaluation.panels import Section
-from vqlab.evaluation.plane import said
+from vqlab.evaluation.plane import looks, said
 from vqlab.evaluation.sortable import MISSING, Cell
 from vqlab.evaluation.spectrum_figure import Spectra
-from vqlab.runs.studies import training
+from vqlab.evaluation.study_pictures import gallery
+from vqlab.evaluation.study_tables import ArmView
+from vqlab.runs.studies import found, training
 from vqlab.runs.studies.arms import Arm, Config
 from vqlab.runs.studies.kinds import Finished, Shown, StudyKind
 
 TOKENIZER, BASELINE = "spectrum", "pca_spectrum"  # names in config.evals
 _COUPLING, _DISTANCE = "semantic_spectrum_coupling", "spectrum_distance"
+NUM_PICTURES = 4
 _BASELINE_TITLE = "PCA of the pixels"
 
 
@@ -41,9 +44,7 @@ class CouplingStudy(StudyKind):
 
     def show(self, runs: Sequence[Finished]) -> Shown:
         """A panel for each arm that has a run, of its first seed, and the numbers of all."""
-        by_arm: dict[str, list[Finished]] = {}
-        for run in runs:
-            by_arm.setdefault(run.job.arm.name, []).append(run)
+        by_arm = found.by_arm(runs)
         panels = [self._panel(name, own) for name, own in by_arm.items()]
         baseline = [run for run in runs if f"{BASELINE}/{_COUPLING}" in run.results][:1]
         panels += [_panel(_BASELINE_TITLE, "components", BASELINE, baseline)] * len(baseline)
@@ -56,13 +57,33 @@ class CouplingStudy(StudyKind):
         sections = [
             Section("Power spectra by what is kept", _with_note(spectrum_figure.figure(panels))),
             Section("In numbers", table),
+            Section("The same held-out tiles, by every tokenizer", self._gallery(by_arm, runs)),
         ]
         findings = {
             "panels": [
                 {"title": one.title, "kept": one.noun, **_plain(one)} for one in panels
             ]
         }
-        return Shown(sections, findings, (*spectrum_figure.ASSETS, *sortable.ASSETS))
+        assets = (*spectrum_figure.ASSETS, *sortable.ASSETS, "study.css", *sliders.ASSETS)
+        return Shown(sections, findings, assets)
+
+    def _gallery(self, by_arm: Mapping[str, list[Finished]], runs: Sequence[Finished]) -> str:
+        views = [
+            ArmView(
+                name,
+                self._arms[name].label,
+                self._arms[name].family,
+                training.noun(self._arms[name].config),
+                "",
+                found.metrics(own),
+                {},
+                {},
+            )
+            for name, own in by_arm.items()
+        ]
+        families = list(dict.fromkeys(view.family for view in views))
+        look = looks(families, "")
+        return gallery(views, found.pictures(runs), look, NUM_PICTURES)
 
     def _panel(self, name: str, own: Sequence[Finished]) -> Spectra:
         noun = self._prefixes[name].noun or "codes"

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from vqlab.evaluation import plane, sliders, sortable
-from vqlab.evaluation.bjontegaard import mean_and_error
 from vqlab.evaluation.panels import Section
 from vqlab.evaluation.points import read_points
 from vqlab.evaluation.standing import (
@@ -30,11 +29,11 @@ from vqlab.evaluation.standing import (
     ways,
     whole,
 )
-from vqlab.evaluation.study_pictures import Pictures, gallery
+from vqlab.evaluation.study_pictures import gallery
 from vqlab.evaluation.study_sections import comparison_section, plane_section
 from vqlab.evaluation.study_tables import ArmView, arm_table
 from vqlab.registry import check_choice
-from vqlab.runs.studies import training
+from vqlab.runs.studies import found, training
 from vqlab.runs.studies.arms import Arm, Config
 from vqlab.runs.studies.kinds import Finished, Shown, StudyKind
 
@@ -70,17 +69,13 @@ class RateDistortionStudy(StudyKind):
             self._nouns,
             _ceilings(views, marks),
         )
-        pictures = {}
-        for run in runs:
-            if (found := training.read_pictures(run.folder)) is not None:
-                pictures.setdefault(run.job.arm.name, Pictures(*found))
         sections = [
             plane_section(shown, self._look, marks),
             comparison_section(points, curves, self._study.anchor),
             Section("Arms", arm_table(views, marks, self._look)),
             Section(
                 "The same held-out tiles, by every arm",
-                gallery(views, pictures, self._look, self._study.num_pictures),
+                gallery(views, found.pictures(runs), self._look, self._study.num_pictures),
             ),
         ]
         findings = {
@@ -137,15 +132,16 @@ class RateDistortionStudy(StudyKind):
     def _views(self, runs: Sequence[Finished]) -> list[ArmView]:
         """The arms with at least one run."""
         views = []
+        by_arm = found.by_arm(runs)
         for name, arm in self._arms.items():
-            own = [run for run in runs if name == run.job.arm.name]
-            if own:
-                reports = {run.job.seed: f"{run.job.folder}/report.html" for run in own}
-                metrics, costs = _metrics(own), _costs(own)
-                noun = self._nouns[name]
-                views.append(
-                    ArmView(name, arm.label, arm.family, noun, arm.note, metrics, costs, reports)
-                )
+            if (own := by_arm.get(name)) is None:
+                continue
+            noun = self._nouns[name]
+            reports = {run.job.seed: f"{run.job.folder}/report.html" for run in own}
+            metrics, costs = found.metrics(own), _costs(own)
+            views.append(
+                ArmView(name, arm.label, arm.family, noun, arm.note, metrics, costs, reports)
+            )
         return views
 
 
@@ -159,15 +155,10 @@ def _points(samples: Sequence[Sample]):
     return [point for sample in samples for point in sample.points]
 
 
-def _metrics(runs: Sequence[Finished]) -> dict[str, tuple[float, float | None]]:
-    common = [name for name in runs[0].results if all(name in run.results for run in runs)]
-    return {name: mean_and_error(run.results[name] for run in runs) for name in common}
-
-
 def _costs(runs: Sequence[Finished]) -> dict[str, float]:
     """By the names of the table's columns, mean over runs; NaN where nobody counted."""
     costs = [run.record.costs for run in runs]
-    found = {
+    columns = {
         "parameters": [cost.get("parameters", math.nan) for cost in costs],
         "gflops": [cost.get("flops", math.nan) / 1e9 for cost in costs],
         "images_per_second": [
@@ -176,19 +167,19 @@ def _costs(runs: Sequence[Finished]) -> dict[str, float]:
         "trained_per_second": [training.read_speed(run.folder) for run in runs],
         "minutes": [run.record.seconds / 60 for run in runs],
     }
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return {name: float(np.mean(values)) for name, values in columns.items()}
 
 
 def _ceilings(views: Sequence[ArmView], marks: Sequence[Mark]) -> dict[str, dict[str, float]]:
     """What arms reach whose code has no rate of its own, {metric: {family: value}}."""
     sent = {mark.arm for mark in marks if not mark.step}
-    found: dict[str, dict[str, float]] = {}
+    ceilings: dict[str, dict[str, float]] = {}
     for view in views:
         for metric in DISTORTIONS:
             value = view.metrics.get(f"reconstruction/{metric}")
             if view.name not in sent and value is not None:
-                found.setdefault(metric, {})[view.family] = value[0]
-    return found
+                ceilings.setdefault(metric, {})[view.family] = value[0]
+    return ceilings
 
 
 def _plain(gap: Gap) -> dict[str, Any]:
