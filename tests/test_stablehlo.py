@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import subprocess
 import sys
 
@@ -10,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-import vqlab
 from tests import exports, tiny, tiny_kl
 from tests.filled import filled
 from vqlab import convert, models
 from vqlab.export import stablehlo
+from vqlab.inference import Loaded
+from vqlab.models.codec import Weights
 
 NODES = {
     "mgvq": tiny.tokenizer_node(),
@@ -24,14 +24,13 @@ NODES = {
 SAMPLING = {"semanticist": {"num_steps": 2, "guidance_scale": 1.5}}
 # What is decoded: how many of the three codes, and the numbers that follow them.
 DECODED = {
-    "mgvq": [(3, 0), (3, 1), (1, 2)],
-    "kl": [(1,)],
-    "semanticist": [(3, 1, 5), (3, 4, 5), (1, 4, 2**31 - 1)],
+    "mgvq": [(2, 0), (2, 1), (2, 2)],
+    "semanticist": [(2, 1, 5), (2, 4, 5), (2, 4, 2**31 - 1)],
 }
 
 # A program of someone who has the folders alone. `python program.py FOLDERS IMAGES OUTPUT DECODED`
 PROGRAM = """
-import importlib.util, json, sys
+import importlib.util, json, re, sys
 import numpy as np
 
 folders, images, output, decoded = sys.argv[1:]
@@ -46,32 +45,41 @@ for name, calls in json.loads(decoded).items():
         results[f"{name} {number}"] = functions["decode"](code[:count], *numbers)
 floats = images[:1].astype(np.float32) / 127.5 - 1
 results["floats"] = functions["encode_floats"](floats)  # of the last one
+# And one does what the README says, in its folder.
+sys.path.insert(0, f"{folders}/kl")
+(example,) = re.findall("```python\\n(.*?)```", open(f"{folders}/kl/README.md").read(), re.DOTALL)
+names = {}
+exec(example, names)
+results |= {f"kl {name}": names[name] for name in ("images", "latents", "pictures")}
 assert not {"vqlab", "flax"} & set(sys.modules), "it needs what made it"
 np.savez(output, **results)
 """
 
 
-OPTIONS = {
-    "mgvq": ["--image-size=16"],
-    "kl": ["--image-size=8", "--platforms=cpu,tpu"],
-    "semanticist": [],
-}
+@pytest.fixture(scope="module")
+def tokenizers():
+    """Tokenizers of random weights by the names of NODES."""
+    made = {}
+    for name, node in NODES.items():
+        variables = jax.device_get(filled(models.build(node).init, tiny.images(1, 16)))
+        made[name] = Loaded(node, Weights(dict(variables), {}), SAMPLING.get(name))
+    return made
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """(exports, their programs) by the names of NODES; the KL autoencoder's replace others."""
+def folders(tokenizers, tmp_path_factory):
+    """Folder of programs by the names of NODES: the KL autoencoder's in the place of others."""
     root = tmp_path_factory.mktemp("stablehlo")
-    (root / "programs" / "kl").mkdir(parents=True)
+    for name in ("mgvq", "semanticist"):
+        codec, weights = tokenizers[name].codec, tokenizers[name].weights
+        stablehlo.save_codec(root / name, codec, weights, 0 if name == "semanticist" else 16)
+    (root / "kl").mkdir()
     for file in ("generate.jax_export", "functions.json"):
-        (root / "programs" / "kl" / file).write_text("of another model")
-    for name, node in NODES.items():
-        variables = dict(filled(models.build(node).init, tiny.images(1, 16)))
-        source, output = root / "exports" / name, root / "programs" / name
-        sampling = SAMPLING.get(name)
-        exports.save(source, node, variables.pop("params"), variables, sampling=sampling)
-        convert.main(["stablehlo", str(source), str(output), *OPTIONS[name]])
-    return root / "exports", root / "programs"
+        (root / "kl" / file).write_text("of another model")
+    exports.save(root / "export", NODES["kl"], jax.device_get(tokenizers["kl"].params))
+    options = ["--image-size=16", "--platforms=cpu,tpu"]
+    convert.main(["stablehlo", str(root / "export"), str(root / "kl"), *options])
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +93,7 @@ def elsewhere(folders, images, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("elsewhere")
     (scratch / "program.py").write_text(PROGRAM)
     np.save(scratch / "images.npy", images)
-    files = [folders[1], "images.npy", "results.npz"]
+    files = [folders, "images.npy", "results.npz"]
     done = subprocess.run(
         [sys.executable, "program.py", *files, json.dumps(DECODED)],
         cwd=scratch,
@@ -96,11 +104,11 @@ def elsewhere(folders, images, tmp_path_factory):
     return np.load(scratch / "results.npz")
 
 
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", DECODED)
 def test_programs_without_vqlab_give_the_numbers_of_a_loaded_tokenizer(
-    folders, images, elsewhere, name
+    tokenizers, images, elsewhere, name
 ):
-    tokenizer = vqlab.load(folders[0] / name)
+    tokenizer = tokenizers[name]
     code = tokenizer.encode(images)
     assert elsewhere[f"{name} code"].dtype == code.dtype
     np.testing.assert_allclose(elsewhere[f"{name} code"], code, atol=2e-5)
@@ -117,20 +125,27 @@ def test_programs_without_vqlab_give_the_numbers_of_a_loaded_tokenizer(
         before = found[:1]
 
 
+def test_the_example_in_the_readme_gives_them_too(tokenizers, elsewhere):
+    tokenizer = tokenizers["kl"]
+    latents = tokenizer.encode(elsewhere["kl images"])
+    np.testing.assert_allclose(elsewhere["kl latents"], latents, atol=2e-5)
+    np.testing.assert_allclose(elsewhere["kl pictures"], tokenizer.decode(latents), atol=2e-5)
+
+
 def test_programs_are_for_any_batch_and_platform_and_hold_no_weights(folders):
     for name, platforms in (("mgvq", ("cpu", "cuda", "tpu")), ("kl", ("cpu", "tpu"))):
-        names = {file.stem for file in (folders[1] / name).glob("*.jax_export")}
+        names = {file.stem for file in (folders / name).glob("*.jax_export")}
         assert names == {"encode", "encode_floats", "decode"}
-        for file in (folders[1] / name).glob("*.jax_export"):
+        for file in (folders / name).glob("*.jax_export"):
             program = jax.export.deserialize(bytearray(file.read_bytes()))
             assert program.platforms == platforms
             assert str(program.out_avals[0].shape[0]) == "b"
     # The KL autoencoder's weights, 2.3 MB, would show.
-    assert (folders[1] / "kl" / "encode.jax_export").stat().st_size < 200_000
+    assert (folders / "kl" / "encode.jax_export").stat().st_size < 200_000
 
 
 def test_the_folder_says_what_its_functions_take(folders):
-    facts = json.loads((folders[1] / "semanticist" / "functions.json").read_text())
+    facts = json.loads((folders / "semanticist" / "functions.json").read_text())
     decode = facts["functions"]["decode"]
     assert [(a["name"], a["shape"], a["dtype"]) for a in decode["arguments"]] == [
         ("concepts", ["b", 4, 4], "float32"),
@@ -138,30 +153,19 @@ def test_the_folder_says_what_its_functions_take(folders):
         ("seed", [], "int32"),
     ]
     assert decode["result"]["shape"] == ["b", 16, 16, 3]
-    card = (folders[1] / "semanticist" / "README.md").read_text()
+    card = (folders / "semanticist" / "README.md").read_text()
     assert "guidance 1.5 (constant)" in card and "`seed` int32" in card
-    kl = json.loads((folders[1] / "kl" / "functions.json").read_text())["functions"]["decode"]
+    kl = json.loads((folders / "kl" / "functions.json").read_text())["functions"]["decode"]
     assert [argument["name"] for argument in kl["arguments"]] == ["latents"]
 
 
-def test_the_example_in_the_readme_runs(folders, monkeypatch):
-    folder = folders[1] / "mgvq"
-    (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    monkeypatch.syspath_prepend(folder)
-    names = {}
-    exec(program, names)  # our own text
-    assert names["indices"].shape == (1, 2, 2, 2) and names["pictures"].shape == (1, 16, 16, 3)
-    sys.modules.pop("load")
-
-
-def test_errors_are_one_line_and_exit_code_2(folders, tmp_path, capsys):
-    command = ["stablehlo", str(folders[0] / "mgvq")]
+def test_errors_are_one_line_and_exit_code_2(folders, tokenizers, tmp_path, capsys):
+    command = ["stablehlo", str(folders / "export")]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
     for arguments, message in (
         ([*command, str(tmp_path / "other")], "other holds other files"),
         (["stablehlo", str(tmp_path / "other"), str(tmp_path / "x")], "other is no workdir"),
-        ([*command, str(tmp_path / "x"), "--image-size=9"], "image_size=9 is no multiple"),
         ([*command, str(tmp_path / "x"), "--platforms=gpu"], "'gpu' is none of cpu, cuda, rocm"),
     ):
         with pytest.raises(SystemExit) as exit_:
@@ -169,6 +173,9 @@ def test_errors_are_one_line_and_exit_code_2(folders, tmp_path, capsys):
         error = capsys.readouterr().err
         assert exit_.value.code == 2 and message in error and len(error.splitlines()) == 1
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["mine.txt"]
+    codec, weights = tokenizers["mgvq"].codec, tokenizers["mgvq"].weights
+    with pytest.raises(ValueError, match="image_size=9 is no multiple of the model's stride 8"):
+        stablehlo.save_codec(tmp_path / "x", codec, weights, 9)
     assert not (tmp_path / "x").exists()
 
 

@@ -30,8 +30,6 @@ import sys
 import tempfile
 from typing import Any
 
-import jax
-
 from vqlab import inference, models
 from vqlab.export import hub, inception_weights, lpips_weights, official, package
 from vqlab.export import stablehlo as programs
@@ -43,8 +41,6 @@ from vqlab.host import cli
 from vqlab.host.home import expand_home
 from vqlab.models.codec import Weights
 from vqlab.models.dtypes import DTYPES, FLOAT32
-
-IMAGE_SIZE = 256  # of programs, where the tokenizer takes others too
 
 
 def read_config(config: str):
@@ -142,11 +138,7 @@ def stablehlo(
     programs.check_output(output, lowered)
     tokenizer = inference.load(source, step, dtype)
     codec, weights = tokenizer.codec, tokenizer.weights
-    size = image_size or codec.sizes.get("image_size", IMAGE_SIZE)
-    functions = programs.codec_functions(codec, weights, size)
-    flat = jax.device_get(programs.flatten(weights))
-    card = codec.card()
-    return str(programs.save_stablehlo(output, card.title, card.facts, functions, flat, lowered))
+    return str(programs.save_codec(output, codec, weights, image_size, lowered))
 
 
 def lpips(weights: str, output: str) -> str:
@@ -227,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     _step_option(sub)
     text = "of its activations (default: as vqlab.load)"
     sub.add_argument("--dtype", default=None, choices=DTYPES, help=text)
-    text = f"pixels along a side (default: {IMAGE_SIZE}, or the only ones that it takes)"
+    text = f"pixels along a side (default: {programs.IMAGE_SIZE}, or the only ones that it takes)"
     sub.add_argument("--image-size", type=int, default=0, metavar="PIXELS", help=text)
     text = "to lower for, of cpu,cuda,rocm,tpu (default: %(default)s)"
     sub.add_argument("--platforms", default=",".join(programs.PLATFORMS), help=text)

@@ -41,6 +41,7 @@ KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIX = ".jax_export"
 WEIGHTS_FILE, FACTS_FILE, LOADER_FILE = "model.safetensors", "functions.json", "load.py"
 ANY_BATCH = "b"
+IMAGE_SIZE = 256  # where a tokenizer takes others too
 
 
 class Argument(NamedTuple):
@@ -99,6 +100,23 @@ def codec_functions(codec: Codec, weights: Weights, image_size: int) -> dict[str
         "encode_floats": Function(encode, (floats,), codec.name),
         "decode": _decode(codec, nested, code),
     }
+
+
+def save_codec(
+    path: str | Path,
+    codec: Codec,
+    weights: Weights,
+    image_size: int = 0,
+    platforms: Sequence[str] = PLATFORMS,
+) -> Path:
+    """Writes `codec_functions` of a tokenizer as a folder, see `save_stablehlo`.
+
+    An `image_size` of 0 is the only one that the tokenizer takes, or 256.
+    """
+    size = image_size or codec.sizes.get("image_size", IMAGE_SIZE)
+    functions = codec_functions(codec, weights, size)
+    card, flat = codec.card(), jax.device_get(flatten(weights))
+    return save_stablehlo(path, card.title, card.facts, functions, flat, platforms)
 
 
 def _decode(codec: Codec, nested: Callable[[Mapping], Weights], code: Argument) -> Function:
