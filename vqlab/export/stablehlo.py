@@ -31,9 +31,11 @@ from safetensors import SafetensorError
 import vqlab
 from vqlab.export import stablehlo_loader
 from vqlab.export.files import require_free, save_arrays
+from vqlab.export.package import flatten
 from vqlab.export.stablehlo_card import write_card
 from vqlab.export.strict import check_finite
 from vqlab.models.codec import Codec, Weights
+from vqlab.ops.counts import check_count
 
 FORMAT = "vqlab-stablehlo-1"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -113,6 +115,7 @@ def save_codec(
 
     An `image_size` of 0 is the only one that the tokenizer takes, or 256.
     """
+    check_count("image_size", image_size, 0)
     size = image_size or codec.sizes.get("image_size", IMAGE_SIZE)
     functions = codec_functions(codec, weights, size)
     card, flat = codec.card(), jax.device_get(flatten(weights))
@@ -141,12 +144,8 @@ def _decode(codec: Codec, nested: Callable[[Mapping], Weights], code: Argument) 
     return Function(decode, tuple(arguments), "images in [-1, 1]", usage)
 
 
-def flatten(weights: Weights) -> dict[str, Any]:
-    """{path: array} as exported folders name them; `_nesting` inverts it."""
-    return traverse_util.flatten_dict({**weights.variables, **weights.frozen}, sep="/")
-
-
 def _nesting(weights: Weights) -> Callable[[Mapping[str, Any]], Weights]:
+    """What inverts `flatten` for weights of this structure."""
     frozen = tuple(weights.frozen)
 
     def nested(flat: Mapping[str, Any]) -> Weights:
