@@ -87,7 +87,8 @@ def stage_state(arrays: dict, stage: str) -> dict[str, np.ndarray]:
     if stage != "stage2":
         state = {name: array for name, array in state.items() if not name.startswith("pixel_")}
     if stage == "nonlegacy":
-        state = {name: a for name, a in state.items() if not name.startswith("decoder.ffn.")} | other
+        kept = {name: a for name, a in state.items() if not name.startswith("decoder.ffn.")}
+        state = kept | other
     return state
 
 
@@ -182,7 +183,8 @@ def _grid(x, stage: str) -> np.ndarray:
 
 
 def _margin(latents, codebook) -> np.ndarray:
-    unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in map(np.float64, (latents, codebook))]
+    arrays = map(np.float64, (latents, codebook))
+    unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in arrays]
     cosines = np.sort(unit[0] @ unit[1].T, axis=-1)
     return (cosines[..., -1] - cosines[..., -2])[:, None]
 
@@ -200,10 +202,9 @@ def _check_training(report: Report, module, variables: dict, stage: str, config:
     official = SCHEME.to_state({"params": grads})
     for name in report.arrays:
         kind, _, tensor = name.removeprefix(f"out/{stage}/").partition("/")
-        if kind == "grad":
-            report.close(name, official[tensor], GRADIENT_LIMIT)
-        elif kind == "grad_first32":
-            report.close(name, official[tensor].ravel()[:32], GRADIENT_LIMIT)
+        if kind in ("grad", "grad_first32"):
+            ours = official[tensor] if kind == "grad" else official[tensor].ravel()[:32]
+            _check_gradient(report, name, ours, config, stage)
     names = config["grad_stats_names"][stage]
     stats = np.array([_stats(official[name]) for name in names])
     report.close(f"out/{stage}/grad_stats", stats, GRADIENT_LIMIT)
@@ -211,14 +212,26 @@ def _check_training(report: Report, module, variables: dict, stage: str, config:
         report.add(f"out/{stage}/grad_stats", np.inf, 0, "gradients of one side only")
 
 
+def _check_gradient(report: Report, name: str, ours, config: dict, stage: str) -> None:
+    """A gradient that is 0 but for rounding, as the released code's is by its own float64, is held
+    to the largest gradient of the stage: such is a bias before a norm that takes it away."""
+    theirs = report.arrays[name]
+    rounding = config["f32_vs_f64_max_abs_diff"].get(name.removeprefix("out/"), 0.0)
+    if rounding < 0.5 * np.max(np.abs(theirs)):
+        report.close(name, ours, GRADIENT_LIMIT)
+        return
+    report.take(name)
+    largest = np.max(report.arrays[f"out/{stage}/grad_stats"][:, 2])
+    report.add(name, np.max(np.abs(ours - theirs)) / largest, 1e-5, "0 but for rounding")
+
+
 def _loss(module, others: dict, arrays: dict, stage: str, params: dict, x):
     """The released code's loss of a stage, and what else it reports; x in [0, 1]."""
     weights = {"params": params, **others}
     if stage == "stage1":
         objective = CodeObjective(network=module)
-        loss, terms, made = objective.losses(
-            weights, 2 * x - 1, jnp.asarray(arrays["in/target_codes"]).reshape(len(x), *_side(module))
-        )
+        codes = jnp.asarray(arrays["in/target_codes"]).reshape(len(x), *_side(module))
+        loss, terms, made = objective.losses(weights, 2 * x - 1, codes)
         values = {
             "logits": jnp.moveaxis(made.logits, -1, 1),
             "reconstruction_loss": terms["cross_entropy"],
@@ -226,7 +239,7 @@ def _loss(module, others: dict, arrays: dict, stage: str, params: dict, x):
     else:
         made, _ = module.apply(weights, 2 * x - 1, train=True, mutable=list(others))
         pixels = (made.images + 1) / 2
-        loss = jnp.mean(jnp.square(pixels - x))
+        loss = jnp.mean(jnp.square(pixels - jax.lax.stop_gradient(x)))
         values = {"reconstruction": jnp.moveaxis(pixels, -1, 1)}
     commit, vq = (jnp.sum(made.quantized.losses[name]) for name in ("commit", "vq"))
     if stage == "nonlegacy":

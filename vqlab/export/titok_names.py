@@ -38,7 +38,7 @@ PIXEL_RULES = (
     (r"(decoder)/stage(\d+)/up/conv", r"\1.up.\2.upsample_conv"),
 )
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-# The joined projection of PyTorch's attention is no module: its tensors are in_proj_weight, ..._bias.
+# The joined projection of PyTorch's attention is no module: in_proj_weight, in_proj_bias.
 JOINED = ".in_proj"
 
 LATENT_TOKENS = "params/encoder/latent_tokens"

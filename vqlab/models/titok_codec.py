@@ -60,8 +60,8 @@ class TiTokCodec(IndexCodec):
     def mean_token(self, weights: Weights, code: jax.Array | None = None) -> jax.Array:
         """[C]: the mean of the vectors that the decoder reads.
 
-        Of `code` [B, S, 1], such as that of a whole evaluation set; or of the tokens of training, by
-        the running shares of the codewords. Weights from elsewhere have counted none: then each
+        Of `code` [B, S, 1], such as that of a whole evaluation set; or of the tokens of training,
+        by the running shares of the codewords. Weights from elsewhere have counted none: then each
         codeword counts once.
         """
         if code is not None:
