@@ -2,21 +2,22 @@
 (titok_pixel_tokenizer.npz)."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.parity.index_transformer import gradient_stats
 from tests.parity.official import official_state, to_nchw, to_nhwc
 from tests.parity.report import GRADIENT_LIMIT, Report
 from vqlab import models
 from vqlab.export.official import SCHEMES
 from vqlab.export.package import abstract_variables
-from vqlab.models.codec import Weights
+from vqlab.nn.quantized import Quantized
 from vqlab.training.objectives.code_prediction import CodeObjective
 
 SCHEME = SCHEMES["titok"]
-KEY = jax.random.key(0)  # unused: nothing is drawn
 STAGES = ("stage1", "stage2", "nonlegacy")
 # The prefix of the decoder's tensors in the form that gives pixels.
 OTHER = "nonlegacy/"
@@ -99,14 +100,54 @@ def load(arrays: dict, sizes: dict, stage: str):
     return module, jax.tree.map(jnp.asarray, dict(variables))
 
 
+class Watched:
+    """A network whose next `apply` keeps what its inner modules give, in `inner`."""
+
+    NAMES = ("patch_embed", "norm_in", "blocks", "norm_out")
+
+    def __init__(self, module):
+        self.module, self.inner = module, {}
+
+    def apply(self, variables, *args, mutable, **options):
+        made, updated = self.module.apply(
+            variables,
+            *args,
+            mutable=[*mutable, "intermediates"],
+            capture_intermediates=lambda module, _: module.name in self.NAMES,
+            **options,
+        )
+        self.inner = updated.pop("intermediates")
+        return made, updated
+
+
+class Made(NamedTuple):
+    """What one program makes of a stage's file: all that is compared but the gradients."""
+
+    values: dict
+    inner: dict
+    latents: jax.Array
+    quantized: Quantized
+    decoded: jax.Array
+
+
 def check_titok(report: Report, config: dict) -> None:
     """Activations, tokens, losses and gradients of each stage that the file has."""
     for stage in STAGES:
-        if any(name.startswith(f"out/{stage}/") for name in report.arrays):
-            module, variables = load(report.arrays, config["sizes"], stage)
-            _check_activations(report, module, variables, stage)
-            _check_tokens(report, module, variables, stage)
-            _check_training(report, module, variables, stage, config)
+        if not any(name.startswith(f"out/{stage}/") for name in report.arrays):
+            continue
+        module, variables = load(report.arrays, config["sizes"], stage)
+        others = {name: tree for name, tree in variables.items() if name != "params"}
+        x = jnp.asarray(to_nhwc(report.arrays["in/x"]))
+        loss_of = functools.partial(_loss, module, others, report.arrays, stage)
+        gradient = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True))
+        (loss, made), (grads, grad_x) = gradient(variables["params"], x)
+        report.close(f"out/{stage}/loss", loss)
+        for name, value in made.values.items():
+            report.close(f"out/{stage}/{name}", value)
+        _check_activations(report, made.inner, stage)
+        _check_tokens(report, made, variables["params"]["quantizer"]["codebook"][0], stage)
+        report.close(f"out/{stage}/grad_x", to_nchw(grad_x), GRADIENT_LIMIT)
+        _check_gradients(report, SCHEME.to_state({"params": grads}), config, stage)
 
 
 def images(report: Report) -> jax.Array:
@@ -114,28 +155,56 @@ def images(report: Report) -> jax.Array:
     return jnp.asarray(to_nhwc(report.arrays["in/x"])) * 2 - 1
 
 
-def _check_activations(report: Report, module, variables: dict, stage: str) -> None:
-    names = ("patch_embed", "norm_in", "blocks", "norm_out")
+def _loss(module, others: dict, arrays: dict, stage: str, params: dict, x):
+    """(the released code's loss of a stage, `Made`); x in [0, 1]."""
+    weights, watched = {"params": params, **others}, Watched(module)
+    if stage == "stage1":
+        codes = jnp.asarray(arrays["in/target_codes"])
+        codes = codes.reshape(len(x), *(module.decoder.grid_side,) * 2)
+        loss, terms, made = CodeObjective(network=watched).losses(weights, 2 * x - 1, codes)
+        values = {"logits": _nchw(made.logits), "reconstruction_loss": terms["cross_entropy"]}
+    else:
+        made, _ = watched.apply(weights, 2 * x - 1, train=True, mutable=list(others))
+        pixels = (made.images + 1) / 2
+        loss = jnp.mean(jnp.square(pixels - jax.lax.stop_gradient(x)))
+        values = {"reconstruction": _nchw(pixels)}
+    commit, vq = (jnp.sum(made.quantized.losses[name]) for name in ("commit", "vq"))
+    if stage == "nonlegacy":
+        loss += commit + vq
+    values |= {"commitment_loss": commit, "codebook_loss": vq, "quantizer_loss": commit + vq}
 
-    @jax.jit
-    def run(variables, images):
-        method = "predict" if module.frozen_parts() else "__call__"
-        return module.apply(
-            variables,
-            images,
-            method=method,
-            mutable="intermediates",
-            capture_intermediates=lambda module, _: module.name in names,
-        )[1]["intermediates"]
+    def inside(module, images, indices):
+        values = _softly(module, made.quantized.latents) if stage == "stage2" else {}
+        decode = module.decode_logits if stage == "stage1" else module.decode
+        decoded = decode(module.quantizer.lookup(indices))
+        return values, module.encode_unquantized(images), decoded
 
-    inner = run(variables, images(report))
-    _maybe(report, f"out/{stage}/patch_embed", to_nchw(_output(inner["encoder"]["patch_embed"])))
+    indices = jnp.asarray(arrays[f"out/{stage}/indices"])[:, 0, :, None]
+    more, latents, decoded = module.apply(weights, 2 * x - 1, indices, method=inside)
+    return loss, Made(values | more, watched.inner, latents, made.quantized, decoded)
+
+
+def _softly(module, latents) -> dict:
+    logits = module.decode_logits(latents)
+    return {"logits": _nchw(logits), "soft_embedding": _nchw(module.pixel_tokenizer.mix(logits))}
+
+
+def _nchw(x: jax.Array) -> jax.Array:
+    return jnp.moveaxis(x, -1, 1)
+
+
+def _check_activations(report: Report, inner: dict, stage: str) -> None:
+    def compare(name: str, ours) -> None:
+        if f"out/{stage}/{name}" in report.arrays:
+            report.close(f"out/{stage}/{name}", ours)
+
+    compare("patch_embed", to_nchw(_output(inner["encoder"]["patch_embed"])))
     for short, network in (("enc", "encoder"), ("dec", "decoder")):
         parts = inner[network]
-        _maybe(report, f"out/{stage}/{short}_ln_pre", _output(parts["norm_in"]))
-        _maybe(report, f"out/{stage}/{short}_ln_post", _output(parts["norm_out"]))
+        compare(f"{short}_ln_pre", _output(parts["norm_in"]))
+        compare(f"{short}_ln_post", _output(parts["norm_out"]))
         for i, block in enumerate(_output(parts["blocks"])):
-            _maybe(report, f"out/{stage}/{short}_block{i}", block)
+            compare(f"{short}_block{i}", block)
 
 
 def _output(captured: dict):
@@ -143,43 +212,22 @@ def _output(captured: dict):
     return value[0] if isinstance(value, tuple) else value
 
 
-def _maybe(report: Report, name: str, ours) -> None:
-    if name in report.arrays:
-        report.close(name, ours)
-
-
-def _check_tokens(report: Report, module, variables: dict, stage: str) -> None:
-    apply = functools.partial(module.apply, variables)
-    latents = jax.jit(functools.partial(apply, method="encode_unquantized"))(images(report))
-    quantized = jax.jit(functools.partial(apply, method="encode"))(images(report))
-    report.close(f"out/{stage}/z", _as_row(latents))
-    report.close(f"out/{stage}/z_quantized", _as_row(quantized.latents))
-    report.equal(f"out/{stage}/indices", np.asarray(quantized.indices)[:, None, :, 0])
+def _check_tokens(report: Report, made: Made, codebook, stage: str) -> None:
+    report.close(f"out/{stage}/z", _as_row(made.latents))
+    report.close(f"out/{stage}/z_quantized", _as_row(made.quantized.latents))
+    report.equal(f"out/{stage}/indices", np.asarray(made.quantized.indices)[:, None, :, 0])
     if f"out/{stage}/margin" in report.arrays:
         # A difference of close numbers, so that its error is relative to the cosines, up to 1.
-        ours = _margin(latents, variables["params"]["quantizer"]["codebook"][0])
         theirs = report.take(f"out/{stage}/margin")
-        report.add(f"out/{stage}/margin", np.max(np.abs(ours - theirs)), 1e-5, "of cosines")
-    indices = jnp.asarray(report.arrays[f"out/{stage}/indices"])[:, 0, :, None]
-    decode = jax.jit(functools.partial(_decode_tokens, module))
-    report.close(f"out/{stage}/decode_tokens", _grid(decode(variables, indices), stage))
-
-
-def _decode_tokens(module, variables: dict, indices):
-    if not module.frozen_parts():
-        return module.codec().decode(Weights(variables, {}), indices, 1, KEY)
-    latents = module.codec().lookup(Weights(variables, {}), indices)
-    return module.apply(variables, latents, method="decode_logits")
+        error = np.max(np.abs(_margin(made.latents, codebook) - theirs))
+        report.add(f"out/{stage}/margin", error, 1e-5, "of cosines")
+    decoded = made.decoded if stage == "stage1" else (made.decoded + 1) / 2
+    report.close(f"out/{stage}/decode_tokens", to_nchw(decoded))
 
 
 def _as_row(tokens) -> np.ndarray:
     """[B, S, C] -> [B, C, 1, S]."""
     return np.asarray(tokens).swapaxes(1, 2)[:, :, None]
-
-
-def _grid(x, stage: str) -> np.ndarray:
-    """Logits, or images in [0, 1]."""
-    return to_nchw(x) if stage == "stage1" else to_nchw((x + 1) / 2)
 
 
 def _margin(latents, codebook) -> np.ndarray:
@@ -189,84 +237,25 @@ def _margin(latents, codebook) -> np.ndarray:
     return (cosines[..., -1] - cosines[..., -2])[:, None]
 
 
-def _check_training(report: Report, module, variables: dict, stage: str, config: dict) -> None:
-    params, others = variables["params"], {n: v for n, v in variables.items() if n != "params"}
-    x = jnp.asarray(to_nhwc(report.arrays["in/x"]))
-    loss_of = functools.partial(_loss, module, others, report.arrays, stage)
-    gradient = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True))
-    (loss, values), (grads, grad_x) = gradient(params, x)
-    report.close(f"out/{stage}/loss", loss)
-    for name, value in values.items():
-        report.close(f"out/{stage}/{name}", value)
-    report.close(f"out/{stage}/grad_x", to_nchw(grad_x), GRADIENT_LIMIT)
-    official = SCHEME.to_state({"params": grads})
-    for name in report.arrays:
-        kind, _, tensor = name.removeprefix(f"out/{stage}/").partition("/")
-        if kind in ("grad", "grad_first32"):
-            ours = official[tensor] if kind == "grad" else official[tensor].ravel()[:32]
-            _check_gradient(report, name, ours, config, stage)
+def _check_gradients(report: Report, official: dict, config: dict, stage: str) -> None:
     names = config["grad_stats_names"][stage]
-    stats = np.array([_stats(official[name]) for name in names])
+    stats = np.array([gradient_stats(official[name]) for name in names])
+    largest = np.max(report.arrays[f"out/{stage}/grad_stats"][:, 2])
     report.close(f"out/{stage}/grad_stats", stats, GRADIENT_LIMIT)
     if official.keys() != set(names):
         report.add(f"out/{stage}/grad_stats", np.inf, 0, "gradients of one side only")
-
-
-def _check_gradient(report: Report, name: str, ours, config: dict, stage: str) -> None:
-    """A gradient that is 0 but for rounding, as the released code's is by its own float64, is held
-    to the largest gradient of the stage: such is a bias before a norm that takes it away."""
-    theirs = report.arrays[name]
-    rounding = config["f32_vs_f64_max_abs_diff"].get(name.removeprefix("out/"), 0.0)
-    if rounding < 0.5 * np.max(np.abs(theirs)):
-        report.close(name, ours, GRADIENT_LIMIT)
-        return
-    report.take(name)
-    largest = np.max(report.arrays[f"out/{stage}/grad_stats"][:, 2])
-    report.add(name, np.max(np.abs(ours - theirs)) / largest, 1e-5, "0 but for rounding")
-
-
-def _loss(module, others: dict, arrays: dict, stage: str, params: dict, x):
-    """The released code's loss of a stage, and what else it reports; x in [0, 1]."""
-    weights = {"params": params, **others}
-    if stage == "stage1":
-        objective = CodeObjective(network=module)
-        codes = jnp.asarray(arrays["in/target_codes"]).reshape(len(x), *_side(module))
-        loss, terms, made = objective.losses(weights, 2 * x - 1, codes)
-        values = {
-            "logits": jnp.moveaxis(made.logits, -1, 1),
-            "reconstruction_loss": terms["cross_entropy"],
-        }
-    else:
-        made, _ = module.apply(weights, 2 * x - 1, train=True, mutable=list(others))
-        pixels = (made.images + 1) / 2
-        loss = jnp.mean(jnp.square(pixels - jax.lax.stop_gradient(x)))
-        values = {"reconstruction": jnp.moveaxis(pixels, -1, 1)}
-    commit, vq = (jnp.sum(made.quantized.losses[name]) for name in ("commit", "vq"))
-    if stage == "nonlegacy":
-        loss += commit + vq
-    if stage == "stage2":
-        values |= _softly(module, weights, made.quantized.latents)
-    values |= {"commitment_loss": commit, "codebook_loss": vq, "quantizer_loss": commit + vq}
-    return loss, values
-
-
-def _softly(module, weights: dict, latents) -> dict:
-    def look(module, latents):
-        logits = module.decode_logits(latents)
-        return {"logits": logits, "soft_embedding": module.pixel_tokenizer.mix(logits)}
-
-    made = module.apply(weights, latents, method=look)
-    return {name: jnp.moveaxis(array, -1, 1) for name, array in made.items()}
-
-
-def _side(module) -> tuple[int, int]:
-    return (module.decoder.grid_side,) * 2
-
-
-def _stats(gradient: np.ndarray) -> list[float]:
-    """L2 norm, mean, largest magnitude."""
-    gradient = np.asarray(gradient, np.float64)
-    return [np.linalg.norm(gradient), gradient.mean(), np.abs(gradient).max()]
+    for name, theirs in report.arrays.items():
+        kind, _, tensor = name.removeprefix(f"out/{stage}/").partition("/")
+        if kind not in ("grad", "grad_first32"):
+            continue
+        ours = official[tensor] if kind == "grad" else official[tensor].ravel()[:32]
+        rounding = config["f32_vs_f64_max_abs_diff"].get(name.removeprefix("out/"), 0.0)
+        if rounding < 0.5 * np.max(np.abs(theirs)):
+            report.close(name, ours, GRADIENT_LIMIT)
+        else:  # as of a bias before a norm that takes it away
+            report.take(name)
+            error = np.max(np.abs(ours - theirs)) / largest
+            report.add(name, error, 1e-5, "0 but for rounding, so of the stage's largest")
 
 
 def check_pixel_tokenizer(report: Report, config: dict) -> None:
