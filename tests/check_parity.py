@@ -33,6 +33,7 @@ from tests.parity.report import Report, Unsupported
 from tests.parity.residual import check_residual
 from tests.parity.semanticist import check_semanticist
 from tests.parity.simvq import check_simvq
+from tests.parity.titok import check_pixel_tokenizer, check_titok
 from tests.parity.trainstep import check_trainstep
 from tests.parity.vit import check_vit
 
@@ -61,6 +62,8 @@ KINDS = {
     "index_transformer": "MGVQ's second stage (mgvq_ar_*.npz)",
     "concept_transformer": "Semanticist's second stage (semanticist_gpt_*.npz)",
     "llamagen": "probabilities of the next token (llamagen_logits*.npz)",
+    "titok": "TiTok's stages and its form that gives pixels (titok_tiny*.npz)",
+    "pixel_tokenizer": "the tokenizer whose codes TiTok learns (titok_pixel_tokenizer*.npz)",
 }
 
 # What the cases of a file of bottlenecks say that they are; Open-MAGVIT2's say nothing.
@@ -96,6 +99,8 @@ def kind(arrays: dict, config: dict) -> str:
         "index_transformer": "w/ar_head.head.weight",
         "concept_transformer": "w/diffusion_pos_embed_learned",
         "llamagen": "out/small/s0/probs",
+        "titok": "w/latent_tokens",
+        "pixel_tokenizer": "w/encoder.down.0.block.0.conv1.weight",
     }
     for name, mark in marks.items():
         if mark in arrays:
@@ -160,6 +165,10 @@ def check_file(path: Path) -> Report:
             check_concept_transformer(report, config)
         case "llamagen":
             check_llamagen(report, config)
+        case "titok":
+            check_titok(report, config)
+        case "pixel_tokenizer":
+            check_pixel_tokenizer(report, config)
     report.finish()
     return report
 

@@ -13,7 +13,7 @@ python -m vqlab.convert inception FILE OUT.safetensors               FID's Incep
 DIR is a workdir, an exported folder, or user/name of one on the Hugging Face Hub. Files are
 .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt and .pkl, of which only tensors are read: no code
 in them runs. The official file may be MGVQ's, Semanticist's (model.safetensors or the averaged
-weights), or a KL autoencoder's in the naming of LDM and MAR or of diffusers, whose folder
+weights), TiTok's, or a KL autoencoder's in the naming of LDM and MAR or of diffusers, whose folder
 (save_pretrained) may stand for the file. Of a training checkpoint the averaged weights are read if
 it has any; --weights=model takes the others.
 
@@ -35,12 +35,14 @@ from vqlab.export import hub, inception_weights, lpips_weights, official, packag
 from vqlab.export import stablehlo as programs
 from vqlab.export.card import UNKNOWN_LICENSE
 from vqlab.export.diffusers_folder import save_diffusers
-from vqlab.export.kl_weights import read_kl
+from vqlab.export.frozen import NETWORKS
 from vqlab.export.torch_weights import write_state_dict
 from vqlab.host import cli
 from vqlab.host.home import expand_home
 from vqlab.models.codec import Weights
 from vqlab.models.dtypes import DTYPES, FLOAT32
+
+_LATENTS = "the frozen network that decoding takes, such as Semanticist's autoencoder"
 
 
 def read_config(config: str):
@@ -87,8 +89,9 @@ def from_official(
     model = models.build(node)
     parts = model.frozen_parts()
     if parts and not latents:
-        raise ValueError("the model decodes latents: give their autoencoder as --latents=kl16.ckpt")
-    frozen = {name: {"params": read_kl(latents, module)} for name, module in parts.items()}
+        titles = " and ".join(NETWORKS[name].title for name in parts)
+        raise ValueError(f"decoding takes a frozen {titles}: give its file as --latents=FILE")
+    frozen = {name: NETWORKS[name].read(latents, module) for name, module in parts.items()}
     variables = official.read_variables(weights, package.abstract_variables(model), part)
     sampling = chosen.sampling.to_dict() if "sampling" in chosen else {}
     converted = package.Package(node, Weights(variables, frozen), sampling)
@@ -106,10 +109,12 @@ def to_official(source: str, output: str, step: str, latents: str = "") -> str:
         return output
     node, weights, _ = inference.read(source, step)
     if not weights.frozen:
-        raise ValueError(f"{source} holds a {node['name']} without an autoencoder: no --latents")
+        raise ValueError(
+            f"{source} holds a {node['name']} without an autoencoder or the like: no --latents"
+        )
     write_state_dict(output, official.to_state(weights.variables))
-    (autoencoder,) = weights.frozen.values()
-    write_state_dict(latents, official.to_state(autoencoder))
+    (network,) = weights.frozen.values()
+    write_state_dict(latents, official.to_state(network))
     return f"{output}\n{latents}"
 
 
@@ -199,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
         "from-official", from_official, ("weights", "the official file"), ("output", "the folder")
     )
     sub.add_argument("--config", required=True, help="whose model it is, FILE.py:groups=8")
-    sub.add_argument("--latents", default="", help="the autoencoder of Semanticist's latents")
+    sub.add_argument("--latents", default="", help=_LATENTS)
     sub.add_argument(
         "--weights",
         dest="part",
@@ -211,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
     _license_option(sub, UNKNOWN_LICENSE, "default: unknown")
     sub = command("to-official", to_official, source, ("output", "the file to write"))
     _step_option(sub)
-    sub.add_argument("--latents", default="", help="also write the autoencoder of the latents here")
+    sub.add_argument("--latents", default="", help="also write it, of such a model, to this file")
     sub = command("to-diffusers", to_diffusers, source, ("output", "the folder to write"))
     _step_option(sub)
     sub.add_argument("--scaling-factor", type=float, default=1.0, help="of latents in pipelines")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqlab.export import hub, package
+from vqlab.export import hub, official, package
 from vqlab.export.dinov2_weights import read_dinov2
 from vqlab.export.fingerprint import fingerprint
 from vqlab.export.inception_weights import read_inception
@@ -67,6 +67,11 @@ def _read_autoencoder(path: str, module: nn.Module) -> dict[str, Any]:
     return dict(variables)
 
 
+def _read_pixel_tokenizer(path: str, module: nn.Module) -> dict[str, Any]:
+    """Variables of TiTok's pixel tokenizer from the released file, or one written by vqlab."""
+    return official.read_variables(path, package.abstract_variables(module))
+
+
 def _dinov2_shapes(module: None) -> Any:
     network = repa_teacher()
     side = network.resolution
@@ -97,6 +102,19 @@ NETWORKS = {
         ),
         title="autoencoder",
         path=("latent_space", "autoencoder"),
+    ),
+    "pixel_tokenizer": Network(
+        setting="objective.pixel_tokenizer_weights",
+        read=_read_pixel_tokenizer,
+        shapes=package.abstract_variables,
+        missing=(
+            "TiTok's first stage learns the codes of MaskGIT's VQGAN: set "
+            "--config.objective.pixel_tokenizer_weights=maskgit-vqgan-imagenet-f16-256.bin "
+            "(of fun-research/TiTok on the Hugging Face Hub), or train on pixels alone, the "
+            "config's option `pixels`"
+        ),
+        title="pixel tokenizer",
+        path=("pixel_tokenizer", "network"),
     ),
     "repa": Network(
         setting="objective.repa_weights",

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from vqlab.export import gpt_names, kl_names, semanticist_names
+from vqlab.export import gpt_names, kl_names, semanticist_names, titok_names
 from vqlab.export.kl_weights import kl_from_state, kl_to_state
 from vqlab.export.state_dicts import read_state_dict
 from vqlab.export.torch_weights import from_torch_state, to_torch_state
@@ -58,10 +59,28 @@ def _to_gpt(variables: Variables) -> State:
     return gpt_names.released_state(_to_torch(variables))
 
 
+def _from_titok(state: State, template: Variables) -> Variables:
+    leaves = flatten_dict(dict(template), sep="/")
+    titok_names.check_form(state, leaves)
+    others = {name: shapes for name, shapes in template.items() if name != "params"}
+    variables = _from_torch(state, {"params": template["params"]})
+    return variables | jax.tree_util.tree_map_with_path(_uncounted, others)
+
+
+def _to_titok(variables: Variables) -> State:
+    return _to_torch({"params": variables["params"]})
+
+
+def _uncounted(path: Any, leaf: Any) -> np.ndarray:
+    """What a quantizer's count of its codewords begins with; see `CountingBottleneck`."""
+    return np.full(leaf.shape, -1 if path[-1].key == "recent_indices" else 0, leaf.dtype)
+
+
 # The first that fits; MGVQ's names say themselves which paths they do not know.
 SCHEMES = {
     "kl": Scheme(kl_names.is_kl, _from_kl, _to_kl),
     "second_stage": Scheme(gpt_names.is_second_stage, _from_gpt, _to_gpt),
+    "titok": Scheme(titok_names.is_titok, _from_titok, _to_titok),
     "semanticist": Scheme(semanticist_names.is_semanticist, _from_torch, _to_torch),
     "mgvq": Scheme(lambda paths: True, _from_torch, _to_torch),
 }

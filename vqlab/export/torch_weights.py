@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vqlab.export import gpt_names, semanticist_names, torch_names
+from vqlab.export import gpt_names, semanticist_names, titok_names, torch_names
 from vqlab.export.files import save_arrays
 from vqlab.export.strict import check_finite, check_fit
 from vqlab.export.torch_file import write_torch
@@ -90,6 +90,8 @@ def _scheme(paths: Iterable[str]) -> ModuleType:
     """The module with the names and layouts of the released code that the paths correspond to."""
     if gpt_names.is_second_stage(paths):
         return gpt_names
+    if titok_names.is_titok(paths):
+        return titok_names
     return semanticist_names if semanticist_names.is_semanticist(paths) else torch_names
 
 

@@ -12,7 +12,11 @@ from vqlab.models.discriminator import PatchDiscriminator
 from vqlab.models.dit import DiT
 from vqlab.models.kl_autoencoder import KLDecoder, KLEncoder
 from vqlab.models.latent_space import AutoencoderSpace, PixelSpace
+from vqlab.models.pixel_decoding import FrozenPixelTokenizer, SoftPixelDecoder
+from vqlab.models.pretrained.maskgit_vq import MaskGITVQ
 from vqlab.models.semanticist import Semanticist
+from vqlab.models.titok import TiTok
+from vqlab.models.titok_transformers import TiTokDecoder, TiTokEncoder
 from vqlab.models.tokenizer import Tokenizer
 from vqlab.models.vit import ConceptEncoder
 from vqlab.nn.bottleneck import GaussianBottleneck
@@ -38,6 +42,7 @@ MODULES: dict[str, type] = {
     "diffusion_mlp": DiffusionMLP,
     "dit": DiT,
     "flow": Flow,
+    "frozen_pixel_tokenizer": FrozenPixelTokenizer,
     "fsq": FSQ,
     "gaussian_bottleneck": GaussianBottleneck,
     "grouped_quantizer": GroupedQuantizer,
@@ -46,11 +51,16 @@ MODULES: dict[str, type] = {
     "kl_decoder": KLDecoder,
     "kl_encoder": KLEncoder,
     "lfq": LFQ,
+    "maskgit_vq": MaskGITVQ,
     "patch_discriminator": PatchDiscriminator,
     "pixel_space": PixelSpace,
     "residual_quantizer": ResidualQuantizer,
     "semanticist": Semanticist,
     "simvq": SimVQ,
+    "soft_pixel_decoder": SoftPixelDecoder,
+    "titok": TiTok,
+    "titok_decoder": TiTokDecoder,
+    "titok_encoder": TiTokEncoder,
     "tokenizer": Tokenizer,
     "vector_quantizer": VectorQuantizer,
 }

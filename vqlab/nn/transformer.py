@@ -50,10 +50,12 @@ def _dot(x: Array, kernel: Array, _: Any, precision: Any) -> Array:
     return matmul(x, kernel, precision)
 
 
-def layer_norm(*, affine: bool = True, name: str | None = None) -> nn.LayerNorm:
-    """Layer norm over the last axis with eps 1e-6, in float32: [..., C] -> [..., C] float32."""
+def layer_norm(
+    *, affine: bool = True, eps: float = LAYER_NORM_EPS, name: str | None = None
+) -> nn.LayerNorm:
+    """Layer norm over the last axis, in float32: [..., C] -> [..., C] float32."""
     return nn.LayerNorm(
-        epsilon=LAYER_NORM_EPS,
+        epsilon=eps,
         use_bias=affine,
         use_scale=affine,
         use_fast_variance=False,
@@ -141,13 +143,14 @@ class Block(nn.Module):
 
     `drop_rate`, a scalar, is the probability that a branch is left out for a sample, drawn from the
     stream "drop_path" (stochastic depth); None: both are always there. For `causal_from` see
-    `SelfAttention`.
+    `SelfAttention`; `norm_eps` is of both norms.
     """
 
     num_heads: int
     mlp_ratio: float = 4.0
     dtype: Dtype = "float32"
     causal_from: int | None = None
+    norm_eps: float = LAYER_NORM_EPS
 
     @nn.compact
     def __call__(
@@ -158,9 +161,9 @@ class Block(nn.Module):
             self.num_heads, vit_init, self.dtype, self.causal_from, name="attention"
         )
         mlp = MLP(hidden, False, vit_init, self.dtype, name="mlp")
-        y = layer_norm(name="norm1")(x).astype(self.dtype)
+        y = layer_norm(eps=self.norm_eps, name="norm1")(x).astype(self.dtype)
         x = x + self._drop(attention(y), drop_rate)
-        y = layer_norm(name="norm2")(x).astype(self.dtype)
+        y = layer_norm(eps=self.norm_eps, name="norm2")(x).astype(self.dtype)
         return x + self._drop(mlp(y), drop_rate)
 
     def _drop(self, branch: Array, rate: Array | None) -> Array:

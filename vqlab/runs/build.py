@@ -140,7 +140,9 @@ def _begin(
     optimizers = build_optimizers(config, objective.players)
     abstract, make_state = place_state(config, objective, optimizers, mesh)
     player = objective.players[0]
-    given = None if checkpointer.steps() else given_variables(config, abstract, player)
+    given = None
+    if not checkpointer.steps():
+        given = given_variables(config, objective.network, abstract, player)
     beginning = beside_state(batches)
 
     def restore():

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
+from vqlab.inference import read
 from vqlab.runs.parts import build_learning_rates, build_objective, build_optimizers
 from vqlab.runs.workdir import read_trained
 from vqlab.training import sharding
@@ -115,21 +117,61 @@ def evaluated_variables(state: TrainState, player: str) -> dict[str, Any]:
 
 
 def given_variables(
-    config: Config, abstract: TrainState, player: str
+    config: Config, network: Any, abstract: TrainState, player: str
 ) -> dict[str, Any] | None:
     """Variables of the network in `config.init_from`, on the host, or None.
 
+    What is trained here and was a frozen part of the network there, under the same name, begins as
+    that part: all of it, or those of its entries that are trained here.
+
     Raises:
-      ValueError: no network there, or one of another model than `config.model`.
+      ValueError: no network there, one of another model than `config.model`, or none is named where
+        the network cannot begin without.
     """
     if not config.init_from:
+        if beginning := getattr(network, "beginning", ""):
+            raise ValueError(beginning)
         return None
     _, given = read_trained(config.init_from)
     own = {"params": abstract.params[player], **abstract.variables[player]}
-    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (given, own)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"init_from={config.init_from} holds another model than config.model")
+    if own["params"].keys() - given["params"].keys():
+        frozen = read(config.init_from).weights.frozen
+        given = {**given, "params": _thawed(own["params"], given["params"], frozen)}
+    theirs, ours = (
+        {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
+        for tree in (given, own)
+    )
+    if theirs != ours:
+        raise ValueError(
+            f"init_from={config.init_from} holds another model than config.model: "
+            f"{_differences(theirs, ours)}"
+        )
     return given
+
+
+def _thawed(own: Mapping, given: Mapping, frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """The given parameters, and of frozen parts what `own` has under their names and they lack."""
+    parts = {
+        name: {key: tree for key, tree in frozen[name]["params"].items() if key in own[name]}
+        for name in own.keys() & (frozen.keys() - given.keys())
+    }
+    return {**given, **parts}
+
+
+def _differences(theirs: Mapping[str, tuple], ours: Mapping[str, tuple]) -> str:
+    """What two models have different, by the paths of their arrays; the first few of each kind."""
+    shared = theirs.keys() & ours.keys()
+    kinds = {
+        "it lacks": ours.keys() - theirs.keys(),
+        "it also has": theirs.keys() - ours.keys(),
+        "of another shape are": {path for path in shared if theirs[path] != ours[path]},
+    }
+    return "; ".join(
+        f"{kind} {', '.join(sorted(paths)[:3])}"
+        + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        for kind, paths in kinds.items()
+        if paths
+    )
 
 
 def with_variables(state: TrainState, player: str, given: Mapping[str, Any]) -> TrainState:

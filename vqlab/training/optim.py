@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -73,8 +75,13 @@ def build_optimizer(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    frozen: str = "",
 ) -> optax.GradientTransformation:
-    """AdamW (or plain SGD) behind a clip of the global gradient norm (0: no clip)."""
+    """AdamW (or plain SGD) behind a clip of the global gradient norm (0: no clip).
+
+    Parameters whose whole path, as in "encoder/blocks/mlp/fc1/kernel", matches the regular
+    expression `frozen` stay as they are: no update, no decay, no state, no part in the norm.
+    """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
     rate = build_schedule(schedule, learning_rate, warmup_steps=warmup_steps, num_steps=num_steps)
@@ -82,4 +89,27 @@ def build_optimizer(
         rule = optax.sgd(rate)
     else:
         rule = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decays)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm > 0 else rule
+    if clip_norm > 0:
+        rule = optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+    return _all_but(frozen, rule) if frozen else rule
+
+
+def _all_but(pattern: str, rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`rule` for the parameters whose path does not match, nothing for those whose path does."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"frozen={pattern!r} is no regular expression: {error}") from error
+
+    def label(path, leaf) -> str:
+        del leaf
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return "frozen" if compiled.fullmatch(name) else "trained"
+
+    def labels(params):
+        made = jax.tree_util.tree_map_with_path(label, params)
+        if "frozen" not in jax.tree.leaves(made):
+            raise ValueError(f"frozen={pattern!r} matches the path of no parameter")
+        return made
+
+    return optax.partition({"trained": rule, "frozen": optax.set_to_zero()}, labels)

@@ -1,11 +1,20 @@
 """What networks are trained for, by the names that configs give."""
 
+from vqlab.training.objectives.code_prediction import CodeObjective
 from vqlab.training.objectives.concept_diffusion import ConceptObjective
 from vqlab.training.objectives.reconstruction import DISCRIMINATOR, TOKENIZER, TokenizerObjective
 
 OBJECTIVES = {
+    "code_prediction": CodeObjective,
     "reconstruction": TokenizerObjective,
     "concept_diffusion": ConceptObjective,
 }
 
-__all__ = ["DISCRIMINATOR", "OBJECTIVES", "TOKENIZER", "ConceptObjective", "TokenizerObjective"]
+__all__ = [
+    "DISCRIMINATOR",
+    "OBJECTIVES",
+    "TOKENIZER",
+    "CodeObjective",
+    "ConceptObjective",
+    "TokenizerObjective",
+]
