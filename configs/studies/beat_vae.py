@@ -145,7 +145,7 @@ def _vae(weight: float, side: int) -> ml_collections.ConfigDict:
 
 
 def _demo(debug: bool) -> ml_collections.ConfigDict:
-    """The demo's training, shorter: on a backbone of residual blocks alone, and on smaller crops."""
+    """The demo's training, shorter: a backbone of residual blocks alone, and smaller crops."""
     config = mgvq_demo.get_config("debug" if debug else "").copy_and_resolve_references().unlock()
     for side in (config.model.encoder, config.model.decoder):
         side.depths = (0, 1, 1) if debug else (0, 1, 2)
