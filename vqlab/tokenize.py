@@ -6,6 +6,10 @@
                  as user/name on the Hugging Face Hub
 --what=concepts  of a trained Semanticist, given likewise
 
+Of each training image --flip stores two views, --views=N so many random ones, and --ten_crop=1.1
+--ten_crop=1.05 the twenty of LlamaGen's and MGVQ's second stages. Training draws one of them each
+epoch.
+
 DIR/train and DIR/validation hold array_record files with the crops beside the arrays, or, with
 --images=none, indices or concepts alone; docs/records.md has the format. The same command, given
 again, goes on at the first file that is missing, and refuses when an image was exchanged. With
@@ -36,11 +40,11 @@ _FLIP = flags.DEFINE_bool("flip", False, "Also store each training crop's mirror
 _VIEWS = flags.DEFINE_integer(
     "views", 0, "Random crops of each training image, by config.augment; 0: its centre crop."
 )
-_TEN_CROP = flags.DEFINE_list(
+_TEN_CROP = flags.DEFINE_multi_float(
     "ten_crop",
     [],
     "Corners and centre of each training image, and their mirror images, cut from its centre of so "
-    "many times the size: 1.1,1.05 as for MGVQ's and LlamaGen's generators; empty: not these.",
+    "many times the size; may be given again. MGVQ's and LlamaGen's generators have 1.1 and 1.05.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Of moments and concepts.")
 _IMAGES = flags.DEFINE_enum(
@@ -92,7 +96,6 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
     """
     if unknown := sorted(set(_SPLITS.value) - set(precompute.SPLITS)):
         raise ValueError(f"unknown splits {unknown}; choose from {', '.join(precompute.SPLITS)}")
-    scales = _numbers("ten_crop", _TEN_CROP.value)
     encoder = precompute.build_encoder(_WHAT.value, config, _SOURCE.value, _DTYPE.value)
     mesh = sharding.make_mesh(-1, 1, devices=jax.local_devices())
     return [
@@ -104,7 +107,7 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
             split,
             output,
             precompute.build_views(
-                config, split, flip=_FLIP.value, num_random=_VIEWS.value, ten_crop=scales
+                config, split, flip=_FLIP.value, num_random=_VIEWS.value, ten_crop=_TEN_CROP.value
             ),
             batch_size=_BATCH_SIZE.value,
             records_per_shard=_RECORDS_PER_SHARD.value,
@@ -113,13 +116,6 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
         )
         for split in _SPLITS.value
     ]
-
-
-def _numbers(name: str, words: list[str]) -> list[float]:
-    try:
-        return [float(word) for word in words]
-    except ValueError:
-        raise ValueError(f"{name}={','.join(words)} must be numbers, as 1.1,1.05") from None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,14 @@ from multiprocessing import resource_tracker
 import numpy as np
 import pytest
 
-from vqlab.data import CenterViews, CorruptDataError, RandomViews, TrainTransform, ViewBatches
+from vqlab.data import (
+    CenterViews,
+    CorruptDataError,
+    RandomViews,
+    TenCropViews,
+    TrainTransform,
+    ViewBatches,
+)
 from vqlab.data.sources import build_source
 from vqlab.data.transforms import CenterCrop
 
@@ -72,6 +79,26 @@ def test_a_shard_is_the_same_wherever_a_job_begins(lent):
     assert (crops(ViewBatches(build_source("photos"), other, 4, **settings))[0] != images).any()
 
 
+def test_an_image_is_opened_once_for_its_views():
+    class Counted:
+        num_classes, opened = 2, 0
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, record):
+            self.opened += 1
+            return {"image": np.full((20, 20, 3), record, np.uint8), "label": record}
+
+    source = Counted()
+    views = TenCropViews(16, (1.1, 1.05))
+    batches = ViewBatches(source, views, 20, records_per_shard=20, num_threads=1)
+    images, labels = crops(batches)
+    assert labels.tolist() == [0] * 20 + [1] * 20
+    np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+    assert source.opened == 2
+
+
 def test_corrupt_images_are_left_out_and_counted(image_folder):
     source = build_source("folder", path=image_folder(8, corrupt=[2]))
     batches = ViewBatches(source, CenterViews(16, flip=True), 4, records_per_shard=4)
@@ -88,5 +115,3 @@ def test_numbers_out_of_range():
         ViewBatches(source, CenterViews(16), 4, records_per_shard=10)
     with pytest.raises(ValueError, match="limit is 0"):
         ViewBatches(source, CenterViews(16), 4, records_per_shard=8, limit=0)
-    with pytest.raises(ValueError, match="0 random views"):
-        RandomViews(TrainTransform(16), num_views=0, seed=0)

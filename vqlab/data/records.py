@@ -122,9 +122,10 @@ class RecordSource(RecordArrays):
     has_images = True
 
     @classmethod
-    def for_arrays(cls, arrays: Collection[str], **args) -> type[Source]:
+    def for_arrays(cls, arrays: Collection[str], path: str, split: str = "train") -> type[Source]:
         """`RecordArrays` where one of them is stored; see `Source`."""
-        return cls if set(arrays).isdisjoint(read_manifest(**args).fields) else RecordArrays
+        stored = read_manifest(path, split).fields
+        return cls if set(arrays).isdisjoint(stored) else RecordArrays
 
     def __init__(self, path: str, split: str = "train"):
         if not read_manifest(path, split).has_images:

@@ -47,9 +47,11 @@ def build_source(name: str, *, arrays: Collection[str] = (), **args) -> Source:
 
 def _describe(source: Source, name: str, split: str) -> str:
     """Such as `train: 1,281,167 images, 1,000 classes, in /data/train`."""
+    count, views = len(source), source.num_views
+    images = f"{-(-count // views):,} images" + (f", {views} views of each" if views > 1 else "")
     classes = f"{source.num_classes:,} classes" if source.num_classes else "without labels"
     kinds = "" if source.num_classes == 1 else f", {classes}"
-    return f"{split}: {len(source):,} images{kinds}, in {source.place or name}"
+    return f"{split}: {images}{kinds}, in {source.place or name}"
 
 
 @functools.cache  # evaluators build a source each, of the same images
