@@ -26,7 +26,8 @@ BELOW["runs"] = {*BELOW, "inference"} - {"host"}
 # Files beside the layers, in the order in which they stand on one another.
 TOP = {
     "registry": set(),
-    "inference": {"diffusion", "ops", "models", "export", "runs"},
+    "generation": {"ops", "models"},
+    "inference": {"diffusion", "ops", "models", "export", "runs", "generation"},
     "__init__": {"inference", "host"},
 }
 COMMANDS = {"convert", "evaluate", "main", "plan", "study", "tokenize"}

@@ -10,6 +10,7 @@ from vqlab.models.conv_autoencoder import ConvDecoder, ConvEncoder
 from vqlab.models.diffusion_mlp import DiffusionMLP
 from vqlab.models.discriminator import PatchDiscriminator
 from vqlab.models.dit import DiT
+from vqlab.models.index_generator import IndexGenerator
 from vqlab.models.kl_autoencoder import KLDecoder, KLEncoder
 from vqlab.models.latent_space import AutoencoderSpace, PixelSpace
 from vqlab.models.semanticist import Semanticist
@@ -43,6 +44,7 @@ MODULES: dict[str, type] = {
     "grouped_quantizer": GroupedQuantizer,
     "ibq": IBQ,
     "identity_bottleneck": IdentityBottleneck,
+    "index_generator": IndexGenerator,
     "kl_decoder": KLDecoder,
     "kl_encoder": KLEncoder,
     "lfq": LFQ,

@@ -14,9 +14,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vqlab import data, models
+from vqlab import data, inference, models
 from vqlab.export import frozen as frozen_networks
 from vqlab.models.codec import Sampling
+from vqlab.models.generator import in_use
 from vqlab.registry import accepted, check_arguments, choose
 from vqlab.training import sharding
 from vqlab.training.objectives import OBJECTIVES
@@ -84,6 +85,12 @@ def build_sampling(config: Config) -> Sampling | None:
     return Sampling.of(**config.sampling) if "sampling" in config else None
 
 
+def build_subject(config: Config, objective: Objective) -> Any:
+    """What is evaluated and exported: the network in use, a codec or a generator."""
+    settings = config.sampling.to_dict() if "sampling" in config else {}
+    return in_use(objective.network, settings)
+
+
 def build_source(node: Config, split: str) -> data.Source:
     """The images of a split, by its name in the data set; `node` is config.data.
 
@@ -146,7 +153,11 @@ def build_frozen(config: Config, objective: Objective, uses: Iterable[str] = ())
     """
     parts = objective.network.frozen_parts()
     return frozen_networks.read_networks(
-        frozen_files(config), parts, needed=[*parts, *objective.needs], used=uses
+        frozen_files(config),
+        parts,
+        needed=[*parts, *objective.needs],
+        used=uses,
+        read_whole=inference.read,
     )
 
 
@@ -178,6 +189,27 @@ def check_stored(
     if manifest.what == "latents" and not marks:
         raise ValueError(f"records in {path} hold latents, but config.model reads images only")
     data.check_records(manifest, path, image_size=config.image_size, fingerprints=marks)
+
+
+def check_labels(source: data.Source, objective: Objective) -> None:
+    """Checks that the images are labelled as the network takes them.
+
+    Raises:
+      ValueError: it has classes and they have none, or as many others.
+    """
+    if "labels" not in objective.inputs:
+        return
+    wanted, found = objective.network.num_classes, source.num_classes
+    if wanted and not found:
+        raise ValueError(
+            f"the training images have no labels, but model.num_classes={wanted}: give labelled "
+            "ones, or set --config.model.num_classes=0"
+        )
+    if wanted and found != wanted:
+        raise ValueError(
+            f"the training images are of {found} classes, not model.num_classes={wanted}: set "
+            f"--config.model.num_classes={found}"
+        )
 
 
 def batch_shapes(

@@ -1,11 +1,13 @@
 """What networks are trained for, by the names that configs give."""
 
 from vqlab.training.objectives.concept_diffusion import ConceptObjective
+from vqlab.training.objectives.index_prediction import IndexObjective
 from vqlab.training.objectives.reconstruction import DISCRIMINATOR, TOKENIZER, TokenizerObjective
 
 OBJECTIVES = {
     "reconstruction": TokenizerObjective,
     "concept_diffusion": ConceptObjective,
+    "index_prediction": IndexObjective,
 }
 
 __all__ = ["DISCRIMINATOR", "OBJECTIVES", "TOKENIZER", "ConceptObjective", "TokenizerObjective"]
