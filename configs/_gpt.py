@@ -26,7 +26,7 @@ SHARDING = (
 
 
 def model(size: str, groups: int, image_size: int) -> ml_collections.ConfigDict:
-    """The generator's node over the released f16 tokenizer, which `objective.tokenizer` replaces."""
+    """The generator's node over the released f16 tokenizer; `objective.tokenizer` replaces that."""
     width, depth, heads, _ = SIZES[size]
     node = ml_collections.ConfigDict()
     node.name = "index_generator"
@@ -73,7 +73,7 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
 def objective() -> ml_collections.ConfigDict:
     """The frozen tokenizer."""
     node = ml_collections.ConfigDict()
-    node.tokenizer = ""  # a workdir, export or user/name; its node takes the place of model.tokenizer
+    node.tokenizer = ""  # a workdir, export or user/name, whose node becomes model.tokenizer
     return node
 
 

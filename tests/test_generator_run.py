@@ -10,7 +10,7 @@ import vqlab
 from tests import exports, tiny
 from tests.filled import filled
 from tests.test_training_run import run_until
-from vqlab.runs import build, trainer
+from vqlab.runs import trainer
 from vqlab.runs.results import read_results
 
 

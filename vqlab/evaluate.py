@@ -30,8 +30,8 @@ from vqlab.evaluation.measures import NETWORKS, check_measures, of_text
 from vqlab.evaluation.protocols import DEFAULT, protocols_of
 from vqlab.evaluation.report import REPORT_FILE, format_table
 from vqlab.export.frozen import read_networks
-from vqlab.host import cli, cluster
 from vqlab.generation import LoadedGenerator
+from vqlab.host import cli, cluster
 from vqlab.inference import Loaded, load
 from vqlab.models.codec import Codec
 from vqlab.models.generator import Generator

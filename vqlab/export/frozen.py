@@ -138,9 +138,9 @@ NETWORKS = {
         read=_tokenizer_variables,
         shapes=package.abstract_variables,
         missing=(
-            "a generator needs the tokenizer whose codes it makes: set --config.objective.tokenizer "
-            "to the workdir of a run or to a folder exported by vqlab, here or as user/name on the "
-            "Hugging Face Hub"
+            "a generator needs the tokenizer whose codes it makes: set "
+            "--config.objective.tokenizer to the workdir of a run or to a folder exported by "
+            "vqlab, here or as user/name on the Hugging Face Hub"
         ),
         title="tokenizer",
         path=("tokenizer",),

@@ -1,4 +1,4 @@
-"""An exported tokenizer or generator: a folder that loads with jax, flax, einops, jaxtyping and safetensors.
+"""An exported tokenizer or generator: a folder for jax, flax, einops, jaxtyping and safetensors.
 
 model.safetensors  every array under its path, such as `params/encoder/project_in/conv/kernel`
 config.json        the model node, from which `vqlab.models.build` makes the module

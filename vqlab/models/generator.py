@@ -1,4 +1,4 @@
-"""A second stage in use: the one seam between networks that make codes and everything that uses them.
+"""A second stage in use: the one seam between networks that draw codes and what uses them.
 
 Evaluation, export, loading and sampling ask a generator, never a type. A whole network of a second
 stage has `codec(sampling)` as tokenizers do, and gives its generator there; `index_generator.py`

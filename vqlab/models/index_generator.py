@@ -1,4 +1,4 @@
-"""MGVQ's second stage as a whole network: a frozen tokenizer with indices, and their transformer."""
+"""MGVQ's second stage as a whole network: a frozen tokenizer with indices, and a transformer."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class IndexSampler(TokenizerGenerator):
         """See `Generator`."""
         given = "given the class and the indices before it"
         texts = {
-            "bits_per_index": f"-log2 p of an index {given}; mean over positions, groups and images",
+            "bits_per_index": f"-log2 p of an index {given}; mean over all of all images",
             "bits_per_dimension": f"sum of -log2 p of an image's indices {given}, over its 3 H W "
             "numbers; mean over images",
         }

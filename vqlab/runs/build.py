@@ -34,8 +34,7 @@ from vqlab.runs.parts import (
     build_optimizers,
     build_source,
     build_subject,
-    check_labels,
-    check_stored,
+    check_source,
 )
 from vqlab.runs.results import pictures
 from vqlab.runs.resuming import Change, compare
@@ -48,7 +47,7 @@ from vqlab.runs.train_state import (
     with_variables,
 )
 from vqlab.runs.whole_networks import place_nodes
-from vqlab.runs.workdir import check_frozen, open_checkpoints, save_config, save_frozen
+from vqlab.runs.workdir import check_frozen, keep_beginning, open_checkpoints
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.training.events import EventLog
@@ -97,10 +96,9 @@ def build_run(
     codec = build_subject(config, objective)
     read_source = functools.partial(build_source, config.data)
     source = read_source(config.data.train_split)
-    check_labels(source, objective)
     batches = build_batches(config, source, mesh, on_worker_death=stop.request)
     frozen = build_frozen(config, objective, used_networks(config))
-    check_stored(config, source, objective, frozen)
+    check_source(config, source, objective, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
     stops = stop.check, stop.request
     evaluators = build_evaluators(config, codec, mesh, frozen, read_source, *stops, workdir)
@@ -110,15 +108,9 @@ def build_run(
     checkpointer = open_checkpoints(config, workdir)
     state, beside, step, restore = _begin(config, objective, mesh, checkpointer, batches)
     batches.set_state(beside["data"])
-    if jax.process_index() == 0:
-        save_config(config, workdir)
-        save_frozen(workdir, config, parts)
+    keep_beginning(workdir, config, parts)
     writer, events = _open_logs(config, workdir, int(state.step), changed)
-
-    def weights(state: TrainState) -> Weights:
-        own = {name: frozen[name] for name in parts}
-        return Weights(evaluated_variables(state, objective.players[0]), own)
-
+    weights = functools.partial(_weights, objective, {name: frozen[name] for name in parts})
     run = Run(
         state=state,
         train_step=step,
@@ -138,6 +130,11 @@ def build_run(
         is_evaluation_due=lacks_evaluation(checkpointer, int(state.step), beside),
     )
     return TrainingRun(run, mesh, codec, weights, evaluators, guards)
+
+
+def _weights(objective: Objective, frozen: Mapping[str, Any], state: TrainState) -> Weights:
+    """Of a state those that are evaluated and exported, with what they are used with."""
+    return Weights(evaluated_variables(state, objective.players[0]), frozen)
 
 
 def _begin(

@@ -173,14 +173,17 @@ def stored_fingerprints(
     }
 
 
-def check_stored(
+def check_source(
     config: Config, source: data.Source, objective: Objective, frozen: dict[str, Any]
 ) -> None:
-    """Checks that what is stored beside the images was made by this run's frozen networks.
+    """Checks that images are labelled as the network takes them, and what is stored beside them
+    was made by this run's frozen networks.
 
     Raises:
-      ValueError: the records are of another network or image size, or nothing takes them.
+      ValueError: there are no labels, or of other classes; the records are of another network or
+        image size, or nothing takes them.
     """
+    _check_labels(source, objective)
     if not source.fields:
         return
     made = stored_fingerprints(config, objective, frozen)
@@ -191,12 +194,7 @@ def check_stored(
     data.check_records(manifest, path, image_size=config.image_size, fingerprints=marks)
 
 
-def check_labels(source: data.Source, objective: Objective) -> None:
-    """Checks that the images are labelled as the network takes them.
-
-    Raises:
-      ValueError: it has classes and they have none, or as many others.
-    """
+def _check_labels(source: data.Source, objective: Objective) -> None:
     if "labels" not in objective.inputs:
         return
     wanted, found = objective.network.num_classes, source.num_classes

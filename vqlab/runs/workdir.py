@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_collections
 from flax import traverse_util
 
@@ -105,15 +106,19 @@ def check_frozen(
     for name, made in package.fingerprints(model, frozen).items():
         if wanted.get(name, made) != made:
             raise ValueError(
-                f"the checkpoints in {workdir} are of another {name.replace('_', ' ')}: fingerprint "
-                f"{wanted[name]}, config's is {made}: set it back, or name another --workdir"
+                f"the checkpoints in {workdir} are of another {name.replace('_', ' ')}: "
+                f"fingerprint {wanted[name]}, config's is {made}: set it back, or name another "
+                "--workdir"
             )
 
 
-def save_frozen(
+def keep_beginning(
     workdir: pathlib.Path, config: ml_collections.ConfigDict, frozen: Mapping[str, Any]
 ) -> None:
-    """Keeps what decoding takes beside the checkpoints, once, so that the folder is whole."""
+    """Writes, on process 0, the config and, once, what decoding takes: the folder is whole then."""
+    if jax.process_index() != 0:
+        return
+    save_config(config, workdir)
     marks = package.fingerprints(config.model.to_dict(), frozen)
     is_kept = _fingerprints(workdir) == marks
     for name, variables in frozen.items():
@@ -131,7 +136,7 @@ def save_frozen(
 def read_frozen(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """{name: variables} of the frozen networks that decoding takes.
 
-    Those that `save_frozen` kept; of a run from before it did, of the files that its config names.
+    Those that `keep_beginning` kept; of a run from before it did, of the files that its config names.
     """
     frozen = {}
     for name, module in models.build(config.model).frozen_parts().items():

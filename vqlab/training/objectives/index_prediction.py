@@ -18,6 +18,7 @@ from vqlab.ops import rng as rng_streams
 from vqlab.training.objectives.second_stage import GENERATOR, SecondStageObjective
 from vqlab.training.step import Aux, Stored
 
+
 @dataclasses.dataclass(frozen=True)
 class IndexObjective(SecondStageObjective):
     """Mean of -log p over images, positions and groups, in nats.
