@@ -30,9 +30,9 @@ TOP = {
     "inference": {"diffusion", "ops", "models", "export", "runs", "generation"},
     "__init__": {"inference", "host"},
 }
-COMMANDS = {"convert", "evaluate", "main", "plan", "study", "tokenize"}
+COMMANDS = {"convert", "evaluate", "generate", "main", "plan", "study", "tokenize"}
 CONFIG_READERS = re.compile(
-    r"(runs/[\w/]+|host/cli|convert|evaluate|main|plan|study|tokenize)\.py"
+    r"(runs/[\w/]+|host/cli|convert|evaluate|generate|main|plan|study|tokenize)\.py"
 )
 # Questions that a method has to answer itself.
 SWITCHES = re.compile(

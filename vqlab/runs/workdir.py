@@ -136,7 +136,7 @@ def keep_beginning(
 def read_frozen(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """{name: variables} of the frozen networks that decoding takes.
 
-    Those that `keep_beginning` kept; of a run from before it did, of the files that its config names.
+    Those that `keep_beginning` kept; of an earlier run, of the files that its config names.
     """
     frozen = {}
     for name, module in models.build(config.model).frozen_parts().items():
