@@ -64,7 +64,7 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     config.checkpoint.best_metric = "likelihood/bits_per_index"
     config.checkpoint.best_mode = "min"
     if options["debug"]:
-        shrink(config)
+        shrink(config, image_size=64)
         config.model.tokenizer = mgvq_f16.get_config("debug").model
         config.model.update(width=32, depth=2, num_heads=2)
     return config.lock()
@@ -112,13 +112,13 @@ def evaluations(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
     return nodes
 
 
-def shrink(config: ml_collections.ConfigDict) -> None:
+def shrink(config: ml_collections.ConfigDict, image_size: int) -> None:
     """Seconds instead of weeks: narrow, on the embedded photographs, of which each is a class."""
-    config.num_steps, config.batch_size, config.image_size = 6, 8, 64
-    config.model.update(image_size=64, num_classes=8)
+    config.num_steps, config.batch_size, config.image_size = 6, 8, image_size
+    config.model.update(image_size=image_size, num_classes=8)
     config.intervals.log, config.intervals.evaluate, config.intervals.checkpoint = 2, 3, 3
     config.data.name = "photos"
     config.loader.num_workers = 0
     for node in config.evals.values():
-        node.update(image_size=64, batch_size=8, limit=8)
+        node.update(image_size=image_size, batch_size=8, limit=8)
     config.evals.samples.num_per_class = 2

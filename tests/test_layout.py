@@ -22,7 +22,7 @@ BELOW = {
     "planning": set(),
     "host": set(),
 }
-BELOW["runs"] = {*BELOW, "inference"} - {"host"}
+BELOW["runs"] = {*BELOW, "inference", "generation"} - {"host"}
 # Files beside the layers, in the order in which they stand on one another.
 TOP = {
     "registry": set(),

@@ -122,22 +122,3 @@ def config(**changes):
     config.intervals.update(log=1, evaluate=0, checkpoint=2)
     config.update(changes)
     return config.lock()
-
-
-def generator_config(tokenizer, **changes):
-    """A whole config of a second stage over the tokenizer in a folder, on the photographs."""
-    from configs import mgvq_gpt_b
-
-    config = mgvq_gpt_b.get_config("debug").unlock()
-    config.objective.tokenizer = str(tokenizer)
-    config.model.update(depth=1, head_depth=1)
-    config.ema_decay = 0.9
-    config.num_steps = 4
-    config.mesh.update(data=2, fsdp=4)
-    config.intervals.update(log=1, evaluate=0, checkpoint=2)
-    config.image_size = config.model.image_size = 16
-    for node in config.evals.values():
-        node.update(image_size=16)
-    config.evals.samples.update(classes=(0, 7), num_per_class=1)
-    config.update(changes)
-    return config.lock()

@@ -6,6 +6,7 @@ from typing import Any
 
 from vqlab.diffusion.ddpm import DDPM
 from vqlab.diffusion.flow import Flow
+from vqlab.models.concept_generator import ConceptGenerator
 from vqlab.models.conv_autoencoder import ConvDecoder, ConvEncoder
 from vqlab.models.diffusion_mlp import DiffusionMLP
 from vqlab.models.discriminator import PatchDiscriminator
@@ -33,6 +34,7 @@ MODULES: dict[str, type] = {
     "autoencoder_space": AutoencoderSpace,
     "bsq": BSQ,
     "concept_encoder": ConceptEncoder,
+    "concept_generator": ConceptGenerator,
     "conv_decoder": ConvDecoder,
     "conv_encoder": ConvEncoder,
     "ddpm": DDPM,

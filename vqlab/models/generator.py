@@ -259,6 +259,26 @@ class TokenizerGenerator:
         return jax.vmap(decode_one)(code, keys)
 
 
+def generator_card(generator: TokenizerGenerator, network: nn.Module) -> Card:
+    """What people are told of a second stage over a tokenizer."""
+    inner = generator.codec.card()
+    classes = generator.num_classes
+    facts = {
+        "image size": f"{generator.image_size} pixels",
+        "classes": f"{classes}" if classes else "none",
+        "width x depth x heads": f"{network.width} x {network.depth} x {network.num_heads}",
+        "positions of a code": f"{generator.num_positions}",
+        **{f"tokenizer: {name}": text for name, text in inner.facts.items()},
+    }
+    labels = min(207, classes - 1) if classes else 0
+    usage = (
+        f"images = generator.generate([{labels}] * 4, seed=0, guidance_scale=2.0)  "
+        f"# uint8 [4, {generator.image_size}, {generator.image_size}, 3]"
+    )
+    title = f"Autoregressive generator over {inner.title}"
+    return Card(title, facts, usage, inner.paper, inner.tags, NOUN, TASK)
+
+
 def image_keys(seed: int | jax.Array, numbers: jax.Array) -> jax.Array:
     """[B] keys, each of its image's number alone."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)

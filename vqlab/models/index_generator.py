@@ -11,8 +11,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from vqlab.models.codec import Card, Codec
-from vqlab.models.generator import NOUN, TASK, GeneratorSampling, SecondStage, TokenizerGenerator
+from vqlab.models.generator import (
+    GeneratorSampling,
+    SecondStage,
+    TokenizerGenerator,
+    generator_card,
+)
 from vqlab.models.index_sampling import sample_indices
 from vqlab.models.index_transformer import IndexTransformer
 from vqlab.ops.losses import index_nll
@@ -194,25 +198,4 @@ class IndexSampler(TokenizerGenerator):
 
     def card(self):
         """See `Codec`."""
-        return generator_card(self, self.codec, self.module.transformer)
-
-
-def generator_card(generator: TokenizerGenerator, codec: Codec, network: Any) -> Card:
-    """What people are told of a second stage over a tokenizer."""
-    inner = codec.card()
-    classes = generator.num_classes
-    facts = {
-        "image size": f"{generator.image_size} pixels",
-        "classes": f"{classes}" if classes else "none",
-        "width x depth x heads": f"{network.width} x {network.depth} x {network.num_heads}",
-        "positions of a code": f"{generator.num_positions}",
-        **{f"tokenizer: {name}": text for name, text in inner.facts.items()},
-    }
-    labels = min(207, classes - 1) if classes else 0
-    usage = (
-        f"images = generator.generate([{labels}] * 4, seed=0, guidance_scale=2.0)  "
-        f"# uint8 [4, {generator.image_size}, {generator.image_size}, 3]"
-    )
-    title = f"Autoregressive generator over {inner.title}"
-    return Card(title, facts, usage, inner.paper, inner.tags, NOUN, TASK)
-
+        return generator_card(self, self.module.transformer)

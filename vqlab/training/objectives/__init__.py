@@ -1,12 +1,14 @@
 """What networks are trained for, by the names that configs give."""
 
 from vqlab.training.objectives.concept_diffusion import ConceptObjective
+from vqlab.training.objectives.concept_prediction import ConceptPredictionObjective
 from vqlab.training.objectives.index_prediction import IndexObjective
 from vqlab.training.objectives.reconstruction import DISCRIMINATOR, TOKENIZER, TokenizerObjective
 
 OBJECTIVES = {
     "reconstruction": TokenizerObjective,
     "concept_diffusion": ConceptObjective,
+    "concept_prediction": ConceptPredictionObjective,
     "index_prediction": IndexObjective,
 }
 
