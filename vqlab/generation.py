@@ -85,7 +85,7 @@ class LoadedGenerator:
           labels: B classes; 0 for each image of a generator without classes.
           seed: 0..2**32-1.
           numbers: of the images, 0..2**32-1; None for 0..B-1. An image depends on its label, the
-            seed and its number, and on nothing that is drawn beside it.
+            seed and its number alone; up to rounding, where others are drawn beside it.
           settings: guidance_scale, guidance_schedule ("constant" or "linear"), guidance_interval,
             temperature, top_k and top_p, see `vqlab.models.token_sampling.TokenSampling`; num_steps
             and sampler of a process that draws continuous tokens. What is left out is as in
@@ -116,9 +116,9 @@ class LoadedGenerator:
         Raises:
           ValueError: as `generate`, or a code of another kind or with more positions than trained.
         """
-        given = self._check_code(np.asarray(code))
+        code = self._check_code(np.asarray(code))
         count = check_count("num_given", num_given, 0, self.num_positions)
-        return self._images(labels, seed, numbers, settings, given, count)
+        return self._images(labels, seed, numbers, settings, code, count)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """The code of images [B, H, W, 3], floats in [-1, 1] or uint8, by its own tokenizer."""
@@ -151,25 +151,30 @@ class LoadedGenerator:
         self.generator.check_sampling(sampling)
         return sampling
 
-    def _images(self, labels, seed, numbers, settings, given=None, num_given=0) -> np.ndarray:
+    def _images(self, labels, seed, numbers, settings, code=None, num_given=0) -> np.ndarray:
         labels = check_labels(labels, self.num_classes)
         numbers = _check_numbers(range(len(labels)) if numbers is None else numbers, len(labels))
         sampling, seed = self.changed(**settings), np.uint32(check_seed(seed))
-        if given is not None and len(given) != len(labels):
-            raise ValueError(f"{len(given)} codes for {len(labels)} labels")
+        if code is None:  # nothing is given of it: one program for both
+            code = np.zeros((len(labels), *self._code.shape[1:]), self._code.dtype)
+        if len(code) != len(labels):
+            raise ValueError(f"{len(code)} codes for {len(labels)} labels")
         if not len(labels):
             return np.zeros((0, self.image_size, self.image_size, 3), np.float32)
-        arrays = self.weights, labels, seed, numbers, sampling, given, num_given
+        arrays = self.weights, labels, seed, numbers, sampling, code, num_given
         return np.clip(np.asarray(self._draw(*arrays)[1]), -1.0, 1.0)
+
+    @functools.cached_property
+    def _code(self) -> jax.ShapeDtypeStruct:
+        """Of one image."""
+        side = self.image_size
+        images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        return jax.eval_shape(self.generator.encode, self.weights, images)
 
     def _check_code(self, code: np.ndarray) -> np.ndarray:
         codec = self.generator.codec
         codec.check_code(code)
-        wanted = jax.eval_shape(
-            self.generator.encode,
-            self.weights,
-            jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32),
-        ).shape[1:]
+        wanted = self._code.shape[1:]
         if code.shape[1:] != wanted:
             raise ValueError(
                 f"{codec.name} {code.shape} must be [B, {', '.join(map(str, wanted))}]: this "

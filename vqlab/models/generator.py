@@ -51,12 +51,12 @@ class GeneratorSampling:
     @classmethod
     def of(
         cls,
-        guidance_scale: float = 1.0,
+        guidance_scale: Any = 1.0,
         guidance_schedule: str = "constant",
-        guidance_interval: int = ALWAYS,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        guidance_interval: Any = ALWAYS,
+        temperature: Any = 1.0,
+        top_k: Any = 0,
+        top_p: Any = 1.0,
         num_steps: int = 250,
         sampler: str = "",
         decoding: Mapping[str, Any] | None = None,

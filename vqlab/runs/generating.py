@@ -74,8 +74,8 @@ class Job:
       num_per_class: images of each.
       seed: of all.
       output: a new or empty folder, or one of the same job, which goes on.
-      batch_size: images that each device draws at once. It is all that a program's shapes depend
-        on, so that images are the same on any number of devices.
+      batch_size: images that each device draws at once, always the same ones together: so they are
+        the same to the last bit on any number of devices, and where a job goes on.
       devices: of this process; None for all.
 
     Raises:
@@ -106,7 +106,8 @@ class Job:
         self._loaded, self._sampling, self._seed = loaded, sampling, check_seed(seed)
         devices = jax.local_devices() if devices is None else devices
         self._mesh = sharding.make_mesh(-1, 1, devices=devices)
-        self._batch_size = batch_size * self._mesh.size
+        starts = range(0, len(self.items), batch_size)
+        self._chunks = [self.items[start : start + batch_size] for start in starts]
         self._settings = {
             "format": FORMAT,
             "generator": fingerprint(loaded.node, flatten(jax.device_get(loaded.weights))),
@@ -128,19 +129,22 @@ class Job:
 
     def write(self) -> None:
         """Draws what is missing, and, on process 0, puts all together."""
-        own = self.items[jax.process_index() :: jax.process_count()]
-        missing = [item for item in own if not _is_whole(self.output / item.file)]
-        for label in {item.label for item in missing}:
+        own = self._chunks[jax.process_index() :: jax.process_count()]
+        missing = {item for item in self.items if not _is_whole(self.output / item.file)}
+        chunks = [chunk for chunk in own if missing.intersection(chunk)]
+        for label in {item.label for chunk in chunks for item in chunk}:
             (self.output / f"{label:04d}").mkdir(exist_ok=True)
+        counts = [sum(map(len, some)) for some in (own, chunks)]
         with (
             ProgressBar(
-                len(own), initial=len(own) - len(missing), description="generate", unit="image"
+                counts[0], initial=counts[0] - counts[1], description="generate", unit="image"
             ) as bar,
             concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool,
             jax.set_mesh(self._mesh),
         ):
-            for items, images in self._drawn(missing):
-                list(pool.map(self._save, items, images))
+            for items, images in self._drawn(chunks):
+                new = [pair for pair in zip(items, images, strict=True) if pair[0] in missing]
+                list(pool.map(self._save, *zip(*new, strict=True)) if new else ())
                 bar.update(len(items))
         _wait_for_all("the job ends")
         if jax.process_index() == 0:
@@ -164,7 +168,7 @@ class Job:
             raise ValueError(f"{self.output} holds other files; name a new folder")
         write_text(path, json.dumps(wanted, indent=2) + "\n")
 
-    def _drawn(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], np.ndarray]]:
+    def _drawn(self, chunks: list[list[Item]]) -> Iterator[tuple[list[Item], np.ndarray]]:
         """Items with their images uint8 [n, H, W, 3], while the devices are at the next ones."""
         split, whole = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
         weights = jax.device_put(self._loaded.weights, whole)
@@ -175,13 +179,15 @@ class Job:
             return to_uint8(draw_images(generator, weights, labels, seed, numbers, sampling)[1])
 
         pending = collections.deque()
-        for start in range(0, len(items), self._batch_size):
-            batch = items[start : start + self._batch_size]
-            full = [*batch, *[batch[-1]] * (self._batch_size - len(batch))]
+        rows = self._mesh.size * len(self._chunks[0])
+        for start in range(0, len(chunks), self._mesh.size):
+            # Only the last chunk may be shorter, and stands at the end.
+            items = [item for chunk in chunks[start : start + self._mesh.size] for item in chunk]
+            full = items + [items[-1]] * (rows - len(items))
             labels = jax.device_put(np.array([item.label for item in full], np.int32), split)
             numbers = np.array([item.seed_number for item in full], np.uint32)
             numbers, seed = jax.device_put(numbers, split), np.uint32(self._seed)
-            pending.append((batch, draw(weights, labels, seed, numbers, self._sampling)))
+            pending.append((items, draw(weights, labels, seed, numbers, self._sampling)))
             if len(pending) > 1:
                 yield _on_host(*pending.popleft())
         while pending:
@@ -205,7 +211,7 @@ class Job:
             os.replace(part, path)
 
 
-def _on_host(items: Sequence[Item], images: jax.Array) -> tuple[Sequence[Item], np.ndarray]:
+def _on_host(items: list[Item], images: jax.Array) -> tuple[list[Item], np.ndarray]:
     return items, np.asarray(images)[: len(items)]
 
 
