@@ -8,9 +8,18 @@ from PIL import Image
 
 import vqlab
 from tests import commands, tiny, tiny_generator
+from vqlab import convert
 from vqlab.export.files import load_file, save_arrays
+from vqlab.export.package import load_package
 from vqlab.models.generator import NUMBERS_PER_CLASS
 from vqlab.runs import generating
+
+CONFIG = """
+from tests import tiny_generator
+
+def get_config(argument=""):
+    return tiny_generator.config("")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,7 @@ def job(loaded, output, count=1, **changes):
 @pytest.fixture(scope="module")
 def written(loaded, tmp_path_factory):
     output = tmp_path_factory.mktemp("samples")
-    made = job(loaded, output)
+    made = job(loaded, output, count=2)
     made.begin()
     made.write()
     return output
@@ -106,7 +115,7 @@ def test_a_job_goes_on_and_refuses_another(loaded, written):
     whole, time = cut.read_bytes(), kept.stat().st_mtime_ns
     cut.write_bytes(whole[:-3])
     (written / "0000" / "00000.png").unlink()
-    again = job(loaded, written)
+    again = job(loaded, written, count=2)
     again.begin()
     again.write()
     assert cut.read_bytes() == whole and kept.stat().st_mtime_ns == time
@@ -115,10 +124,11 @@ def test_a_job_goes_on_and_refuses_another(loaded, written):
         job(loaded, written, seed=6).begin()
 
 
-def test_the_number_of_devices_changes_no_image(loaded, written, tmp_path):
-    many = job(loaded, tmp_path, count=2)
-    many.begin()
-    many.write()
+@pytest.mark.slow
+def test_the_number_of_devices_changes_no_bit(loaded, written, tmp_path):
+    one = job(loaded, tmp_path, count=1)
+    one.begin()
+    one.write()
     with np.load(tmp_path / "samples.npz") as spread, np.load(written / "samples.npz") as alone:
         np.testing.assert_array_equal(spread["arr_0"], alone["arr_0"])
 
@@ -145,6 +155,23 @@ def test_bad_input_is_one_line(loaded, tmp_path):
         with pytest.raises(ValueError, match=message):
             call()
     assert generating.parse_classes("0,7,10-12") == [0, 7, 10, 11, 12]
+
+
+def test_to_official_and_back_gives_the_same_generator(folder, tmp_path, capsys):
+    official, config, back = (tmp_path / n for n in ("gpt.npz", "config.py", "back"))
+    config.write_text(CONFIG)
+    tokenizer = tiny_generator.save(tmp_path / "tokenizer", tiny_generator.index_tokenizer())
+    convert.main(["to-official", str(folder), str(official)])
+    with np.load(official) as arrays:
+        assert "ar_head.causal_space_blocks.0.attention.query.weight" in arrays
+    arguments = ["from-official", str(official), str(back), f"--config={config}"]
+    with pytest.raises(SystemExit):
+        convert.main(arguments)
+    assert "give the tokenizer that made them as --tokenizer=DIR" in capsys.readouterr().err
+    convert.main([*arguments, f"--tokenizer={tokenizer}"])
+    jax.tree.map(
+        np.testing.assert_array_equal, load_package(back).weights, load_package(folder).weights
+    )
 
 
 def test_the_command_refuses_before_it_compiles(folder, tmp_path, capsys):

@@ -1,9 +1,10 @@
-"""Moves tokenizers between runs, exported folders and the official files of their papers.
+"""Moves tokenizers and generators between runs, exported folders and official files of the papers.
 
 python -m vqlab.convert export DIR OUT                               a run's weights -> a folder
 python -m vqlab.convert push DIR user/name                           to the Hugging Face Hub
 python -m vqlab.convert from-official FILE OUT --config=configs/mgvq_f16.py
 python -m vqlab.convert from-official FILE OUT --config=configs/semanticist_l.py --latents=kl16.ckpt
+python -m vqlab.convert from-official FILE OUT --config=configs/mgvq_gpt_b.py --tokenizer=DIR
 python -m vqlab.convert to-official DIR OUT.safetensors              official names and layouts
 python -m vqlab.convert to-diffusers DIR OUT                         a KL autoencoder for diffusers
 python -m vqlab.convert lpips vgg16.pth,vgg.pth OUT.safetensors      LPIPS in one file
@@ -12,9 +13,10 @@ python -m vqlab.convert inception FILE OUT.safetensors               FID's Incep
 DIR is a workdir, an exported folder, or user/name of one on the Hugging Face Hub. Files are
 .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt and .pkl, of which only tensors are read: no code
 in them runs. The official file may be MGVQ's, Semanticist's (model.safetensors or the averaged
-weights), or a KL autoencoder's in the naming of LDM and MAR or of diffusers, whose folder
-(save_pretrained) may stand for the file. Of a training checkpoint the averaged weights are read if
-it has any; --weights=model takes the others.
+weights), that of a second stage of either, with the tokenizer that it was trained on, or a KL
+autoencoder's in the naming of LDM and MAR or of diffusers, whose folder (save_pretrained) may stand
+for the file. Of a training checkpoint the averaged weights are read if it has any; --weights=model
+takes the others.
 
 Whatever a model was trained in, the folder says float32, and that is what vqlab.load computes in;
 --dtype=bfloat16 says otherwise, --dtype=config what the config says.
@@ -27,13 +29,14 @@ import pathlib
 import runpy
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from vqlab import inference, models
 from vqlab.export import hub, inception_weights, lpips_weights, official, package
 from vqlab.export.card import UNKNOWN_LICENSE
 from vqlab.export.diffusers_folder import save_diffusers
-from vqlab.export.kl_weights import read_kl
+from vqlab.export.frozen import read_networks
 from vqlab.export.torch_weights import write_state_dict
 from vqlab.host import cli
 from vqlab.host.home import expand_home
@@ -78,20 +81,48 @@ def from_official(
     part: str = "",
     dtype: str = FLOAT32,
     license: str = UNKNOWN_LICENSE,
+    tokenizer: str = "",
 ) -> str:
     """Writes an official state dict as a folder; every tensor must fit, once."""
     chosen = read_config(config)
+    if tokenizer:
+        place_tokenizer(chosen, tokenizer)
     node = chosen.model.to_dict()
     model = models.build(node)
-    parts = model.frozen_parts()
-    if parts and not latents:
-        raise ValueError("the model decodes latents: give their autoencoder as --latents=kl16.ckpt")
-    frozen = {name: {"params": read_kl(latents, module)} for name, module in parts.items()}
+    frozen = _read_parts(model.frozen_parts(), {"latent_space": latents, "tokenizer": tokenizer})
     variables = official.read_variables(weights, package.abstract_variables(model), part)
     sampling = chosen.sampling.to_dict() if "sampling" in chosen else {}
     converted = package.Package(node, Weights(variables, frozen), sampling)
     facts = {"converted from": weights}
     return str(package.save_package(output, converted, facts, dtype, license))
+
+
+# What to say of a frozen part that is not given.
+_LACKING = {
+    "latent_space": "the model decodes latents: give their autoencoder as --latents=kl16.ckpt",
+    "tokenizer": "the model draws codes: give the tokenizer that made them as --tokenizer=DIR",
+}
+
+
+def _read_parts(parts: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """Variables of a model's frozen parts; a tokenizer brings those that it takes itself."""
+    if lacking := [name for name in parts if not files[name] and not files["tokenizer"]]:
+        raise ValueError(_LACKING[lacking[0]])
+    return read_networks(files, parts, needed=parts, read_whole=inference.read)
+
+
+def place_tokenizer(config: Any, path: str) -> None:
+    """Makes the tokenizer in a folder that of a generator's config.
+
+    Raises:
+      ValueError: the config is no generator's, or no tokenizer is there.
+    """
+    from vqlab.runs.whole_networks import place_nodes
+
+    if "tokenizer" not in config.objective:
+        raise ValueError("--tokenizer is of generators, and the config's model is none")
+    config.objective.tokenizer = path
+    place_nodes(config)
 
 
 def to_official(source: str, output: str, step: str, latents: str = "") -> str:
@@ -103,11 +134,10 @@ def to_official(source: str, output: str, step: str, latents: str = "") -> str:
         write_state_dict(output, official.to_state(variables))
         return output
     node, weights, _ = inference.read(source, step)
-    if not weights.frozen:
+    if "latent_space" not in weights.frozen:
         raise ValueError(f"{source} holds a {node['name']} without an autoencoder: no --latents")
     write_state_dict(output, official.to_state(weights.variables))
-    (autoencoder,) = weights.frozen.values()
-    write_state_dict(latents, official.to_state(autoencoder))
+    write_state_dict(latents, official.to_state(weights.frozen["latent_space"]))
     return f"{output}\n{latents}"
 
 
@@ -179,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--config", required=True, help="whose model it is, FILE.py:groups=8")
     sub.add_argument("--latents", default="", help="the autoencoder of Semanticist's latents")
+    sub.add_argument("--tokenizer", default="", help="of a generator: a workdir, export, user/name")
     sub.add_argument(
         "--weights",
         dest="part",
