@@ -8,7 +8,7 @@ from absl import flags
 
 from vqlab.host import cli, cluster  # noqa: F401 whose flags they share
 
-COMMANDS = ("main", "evaluate", "tokenize", "plan", "study")
+COMMANDS = ("main", "evaluate", "generate", "tokenize", "plan", "study")
 
 
 @contextlib.contextmanager

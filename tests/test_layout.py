@@ -22,16 +22,17 @@ BELOW = {
     "planning": set(),
     "host": set(),
 }
-BELOW["runs"] = {*BELOW, "inference"} - {"host"}
+BELOW["runs"] = {*BELOW, "inference", "generation"} - {"host"}
 # Files beside the layers, in the order in which they stand on one another.
 TOP = {
     "registry": set(),
-    "inference": {"diffusion", "ops", "models", "export", "runs"},
+    "generation": {"ops", "models"},
+    "inference": {"diffusion", "ops", "models", "export", "runs", "generation"},
     "__init__": {"inference", "host"},
 }
-COMMANDS = {"convert", "evaluate", "main", "plan", "study", "tokenize"}
+COMMANDS = {"convert", "evaluate", "generate", "main", "plan", "study", "tokenize"}
 CONFIG_READERS = re.compile(
-    r"(runs/[\w/]+|host/cli|convert|evaluate|main|plan|study|tokenize)\.py"
+    r"(runs/[\w/]+|host/cli|convert|evaluate|generate|main|plan|study|tokenize)\.py"
 )
 # Questions that a method has to answer itself.
 SWITCHES = re.compile(

@@ -1,9 +1,10 @@
-"""Moves tokenizers between runs, exported folders and the official files of their papers.
+"""Moves tokenizers and generators between runs, exported folders and official files of the papers.
 
 python -m vqlab.convert export DIR OUT                               a run's weights -> a folder
 python -m vqlab.convert push DIR user/name                           to the Hugging Face Hub
 python -m vqlab.convert from-official FILE OUT --config=configs/mgvq_f16.py
 python -m vqlab.convert from-official FILE OUT --config=configs/semanticist_l.py --latents=kl16.ckpt
+python -m vqlab.convert from-official FILE OUT --config=configs/mgvq_gpt_b.py --tokenizer=DIR
 python -m vqlab.convert to-official DIR OUT.safetensors              official names and layouts
 python -m vqlab.convert to-diffusers DIR OUT                         a KL autoencoder for diffusers
 python -m vqlab.convert stablehlo DIR OUT                            programs for jax without vqlab
@@ -13,9 +14,10 @@ python -m vqlab.convert inception FILE OUT.safetensors               FID's Incep
 DIR is a workdir, an exported folder, or user/name of one on the Hugging Face Hub. Files are
 .safetensors, .npz, or PyTorch's .pt, .pth, .ckpt and .pkl, of which only tensors are read: no code
 in them runs. The official file may be MGVQ's, Semanticist's (model.safetensors or the averaged
-weights), TiTok's, or a KL autoencoder's in the naming of LDM and MAR or of diffusers, whose folder
-(save_pretrained) may stand for the file. Of a training checkpoint the averaged weights are read if
-it has any; --weights=model takes the others.
+weights), TiTok's, that of a second stage, with the tokenizer that it was trained on, or a KL
+autoencoder's in the naming of LDM and MAR or of diffusers, whose folder (save_pretrained) may stand
+for the file. Of a training checkpoint the averaged weights are read if it has any; --weights=model
+takes the others.
 
 Whatever a model was trained in, the folder says float32, and that is what vqlab.load computes in;
 --dtype=bfloat16 says otherwise, --dtype=config what the config says.
@@ -28,6 +30,7 @@ import pathlib
 import runpy
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from vqlab import inference, models
@@ -35,12 +38,13 @@ from vqlab.export import hub, inception_weights, lpips_weights, official, packag
 from vqlab.export import stablehlo as programs
 from vqlab.export.card import UNKNOWN_LICENSE
 from vqlab.export.diffusers_folder import save_diffusers
-from vqlab.export.frozen import NETWORKS
+from vqlab.export.frozen import NETWORKS, read_networks
 from vqlab.export.torch_weights import write_state_dict
 from vqlab.host import cli
 from vqlab.host.home import expand_home
 from vqlab.models.codec import Weights
 from vqlab.models.dtypes import DTYPES, FLOAT32
+from vqlab.models.generator import TOKENIZER
 
 _LATENTS = "the frozen network that decoding takes, such as Semanticist's autoencoder"
 
@@ -82,21 +86,47 @@ def from_official(
     part: str = "",
     dtype: str = FLOAT32,
     license: str = UNKNOWN_LICENSE,
+    tokenizer: str = "",
 ) -> str:
     """Writes an official state dict as a folder; every tensor must fit, once."""
     chosen = read_config(config)
+    if tokenizer:
+        place_tokenizer(chosen, tokenizer)
     node = chosen.model.to_dict()
     model = models.build(node)
-    parts = model.frozen_parts()
-    if parts and not latents:
-        titles = " and ".join(NETWORKS[name].title for name in parts)
-        raise ValueError(f"decoding takes a frozen {titles}: give its file as --latents=FILE")
-    frozen = {name: NETWORKS[name].read(latents, module) for name, module in parts.items()}
+    frozen = _read_parts(model.frozen_parts(), latents, tokenizer)
     variables = official.read_variables(weights, package.abstract_variables(model), part)
     sampling = chosen.sampling.to_dict() if "sampling" in chosen else {}
     converted = package.Package(node, Weights(variables, frozen), sampling)
     facts = {"converted from": weights}
     return str(package.save_package(output, converted, facts, dtype, license))
+
+
+def _read_parts(parts: Mapping[str, Any], latents: str, tokenizer: str) -> dict[str, Any]:
+    """Variables of a model's frozen parts; a tokenizer brings those that it takes itself."""
+    files = {name: tokenizer if name == TOKENIZER else latents for name in NETWORKS}
+    if TOKENIZER in parts and not tokenizer:
+        raise ValueError(
+            "the model draws codes: give the tokenizer that made them as --tokenizer=DIR"
+        )
+    if parts and not (latents or tokenizer):
+        titles = " and ".join(NETWORKS[name].title for name in parts)
+        raise ValueError(f"decoding takes a frozen {titles}: give its file as --latents=FILE")
+    return read_networks(files, parts, needed=parts, read_whole=inference.read)
+
+
+def place_tokenizer(config: Any, path: str) -> None:
+    """Makes the tokenizer in a folder that of a generator's config.
+
+    Raises:
+      ValueError: the config is no generator's, or no tokenizer is there.
+    """
+    from vqlab.runs.whole_networks import place_nodes
+
+    if "tokenizer" not in config.objective:
+        raise ValueError("--tokenizer is of generators, and the config's model is none")
+    config.objective.tokenizer = path
+    place_nodes(config)
 
 
 def to_official(source: str, output: str, step: str, latents: str = "") -> str:
@@ -108,13 +138,14 @@ def to_official(source: str, output: str, step: str, latents: str = "") -> str:
         write_state_dict(output, official.to_state(variables))
         return output
     node, weights, _ = inference.read(source, step)
-    if not weights.frozen:
+    parts = [name for name in weights.frozen if name != TOKENIZER]
+    if not parts:
         raise ValueError(
             f"{source} holds a {node['name']} without an autoencoder or the like: no --latents"
         )
     write_state_dict(output, official.to_state(weights.variables))
-    (network,) = weights.frozen.values()
-    write_state_dict(latents, official.to_state(network))
+    (part,) = parts
+    write_state_dict(latents, official.to_state(weights.frozen[part]))
     return f"{output}\n{latents}"
 
 
@@ -205,6 +236,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--config", required=True, help="whose model it is, FILE.py:groups=8")
     sub.add_argument("--latents", default="", help=_LATENTS)
+    sub.add_argument("--tokenizer", default="", help="of a generator: a workdir, export, user/name")
     sub.add_argument(
         "--weights",
         dest="part",

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 from absl import flags
@@ -29,9 +30,11 @@ from vqlab.evaluation.measures import NETWORKS, check_measures, of_text
 from vqlab.evaluation.protocols import DEFAULT, protocols_of
 from vqlab.evaluation.report import REPORT_FILE, format_table
 from vqlab.export.frozen import read_networks
+from vqlab.generation import LoadedGenerator
 from vqlab.host import cli, cluster
 from vqlab.inference import Loaded, load
 from vqlab.models.codec import Codec
+from vqlab.models.generator import Generator
 from vqlab.runs import image_sets, parts, results, whole_images
 from vqlab.runs.comparison import format_curves, read_comparison
 from vqlab.runs.evals import build_evaluators, protocol_node, used_networks
@@ -143,7 +146,7 @@ def evaluate_tokenizer() -> None:
         config = cli.CONFIG.value or load_config(workdir)
         require_writable(workdir)
         others = read_comparison(_WORKDIR.value, _COMPARE.value)
-        tokenizer = load(_SOURCE.value or workdir, _STEP.value, dtype="config")  # as in training
+        loaded = load(_SOURCE.value or workdir, _STEP.value, dtype="config")  # as in training
         if _PROTOCOL.value:
             config = protocol_node(
                 config,
@@ -157,9 +160,9 @@ def evaluate_tokenizer() -> None:
         used = NETWORKS if _IMAGES.value else used_networks(config)
         frozen = _networks(parts.frozen_files(config), used)
         mesh = sharding.make_mesh(-1, 1)
-        codec = _codec(tokenizer)
-        evaluators = _evaluators(config, workdir, codec, tokenizer.weights, mesh, frozen)
-    weights, frozen = jax.device_put((tokenizer.weights, frozen), sharding.replicated(mesh))
+        subject = _subject(loaded)
+        evaluators = _evaluators(config, workdir, subject, loaded.weights, mesh, frozen)
+    weights, frozen = jax.device_put((loaded.weights, frozen), sharding.replicated(mesh))
     try:
         with jax.set_mesh(mesh):
             values = run_evaluators(evaluators, weights, frozen)
@@ -172,11 +175,11 @@ def evaluate_tokenizer() -> None:
         page = results.write_results(
             workdir,
             config,
-            codec.card(),
+            subject.card(),
             evaluators,
             values,
             step=_STEP.value,
-            parameters=parameter_overview.count_parameters(tokenizer.params),
+            parameters=parameter_overview.count_parameters(loaded.params),
             load_path=str(_SOURCE.value or workdir),
             comparison=others,
         )
@@ -185,18 +188,19 @@ def evaluate_tokenizer() -> None:
     print(f"report  {page}")
 
 
-def _codec(tokenizer: Loaded) -> Codec:
-    """The tokenizer's, sampling as the flags say."""
+def _subject(loaded: Loaded | LoadedGenerator) -> Codec | Generator:
+    """The network in use, sampling as the flags say."""
     given = {"num_steps": _NUM_STEPS.value, "guidance_scale": _GUIDANCE.value}
     given = {name: value for name, value in given.items() if value is not None}
+    subject = loaded.subject
     if not given:
-        return tokenizer.codec
-    if tokenizer.codec.sampling is None:
+        return subject
+    if subject.sampling is None:
         raise ValueError(f"this tokenizer draws nothing: it takes no {', '.join(given)}")
-    return tokenizer.module.codec(tokenizer.codec.sampling.changed(**given))
+    return loaded.module.codec(subject.sampling.changed(**given))
 
 
-def _evaluators(config, workdir: pathlib.Path, codec: Codec, weights, mesh, frozen) -> dict:
+def _evaluators(config, workdir: pathlib.Path, codec: Any, weights, mesh, frozen) -> dict:
     """Those of the config, or with --images one for whole images."""
     if _IMAGES.value:
         protocols = _PROTOCOL.value or DEFAULT

@@ -1,4 +1,4 @@
-"""A trained tokenizer for use: NumPy in, NumPy out, or pure functions for programs of your own."""
+"""A trained network for use: NumPy in, NumPy out, or pure functions for programs of your own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy as np
 
 from vqlab import models
 from vqlab.export import hub, package
+from vqlab.generation import LoadedGenerator
 from vqlab.models.codec import Codec, Sampling, Weights
 from vqlab.models.dtypes import AS_CONFIGURED, FLOAT32, with_dtype
+from vqlab.models.generator import in_use
 from vqlab.models.inputs import (
     check_indices,
     check_number,
@@ -67,6 +69,11 @@ class Loaded:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={size}" for name, size in self.codec.sizes.items())
         return f"<{self.codec.card().title} with {self.codec.name}: {sizes}>"
+
+    @property
+    def subject(self) -> Codec:
+        """The network in use."""
+        return self.codec
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -231,8 +238,14 @@ def read(path: str | pathlib.Path, step: int | str = "latest") -> package.Packag
     return workdir.read_run(path, step)
 
 
-def load(path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None) -> Loaded:
-    """The tokenizer in an exported folder, or in a training run's workdir.
+# By what the network in use calls itself.
+LOADED = {"tokenizer": Loaded, "generator": LoadedGenerator}
+
+
+def load(
+    path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None
+) -> Loaded | LoadedGenerator:
+    """The tokenizer or generator in an exported folder, or in a training run's workdir.
 
     Args:
       path: the folder; where there is none of this name, "user/name" or "user/name@revision" of an
@@ -243,13 +256,43 @@ def load(path: str | pathlib.Path, step: int | str = "latest", dtype: str | None
         whatever it trains in.
 
     Raises:
-      ValueError: no tokenizer there, one that is cut short, or an unknown dtype.
+      ValueError: no network there, one that is cut short, or an unknown dtype.
     """
     path = hub.resolve(path)
     node, weights, sampling = read(path, step)
     if dtype is None:
         dtype = AS_CONFIGURED if package.is_package(path) else FLOAT32
-    return Loaded(with_dtype(node, dtype), weights, sampling)
+    node = with_dtype(node, dtype)
+    return LOADED[in_use(models.build(node)).card().noun](node, weights, sampling)
+
+
+def load_tokenizer(
+    path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None
+) -> Loaded:
+    """`load`, where only a tokenizer will do.
+
+    Raises:
+      ValueError: also for a generator.
+    """
+    return _wanted(path, "tokenizer", step, dtype)
+
+
+def load_generator(
+    path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None
+) -> LoadedGenerator:
+    """`load`, where only a generator will do.
+
+    Raises:
+      ValueError: also for a tokenizer.
+    """
+    return _wanted(path, "generator", step, dtype)
+
+
+def _wanted(path: str | pathlib.Path, noun: str, step: int | str, dtype: str | None) -> Any:
+    loaded = load(path, step, dtype)
+    if (held := loaded.subject.card().noun) != noun:
+        raise ValueError(f"{path} holds a {held}, and a {noun} is needed")
+    return loaded
 
 
 def _number(name: str, value: Any) -> float | None:

@@ -1,6 +1,5 @@
 """MGVQ's second stage: causality, sampling with a cache, its published sizes."""
 
-import functools
 import json
 import math
 from pathlib import Path
@@ -49,8 +48,14 @@ def made(module):
 
     vectors = jnp.zeros((*zeros.shape[:2], module.latent_channels))
     variables = filled(module.init, vectors, zeros, LABELS)
-    sample = jax.jit(functools.partial(sample_indices, module))
-    return variables, codewords, jax.jit(full), sample
+
+    def sample(variables, codewords, *rest):
+        def look_up(indices):
+            return select_codewords(codewords, indices).reshape(len(indices), -1)
+
+        return sample_indices(module, variables, look_up, *rest)
+
+    return variables, codewords, jax.jit(full), jax.jit(sample)
 
 
 @pytest.fixture(scope="module")

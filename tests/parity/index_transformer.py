@@ -121,10 +121,13 @@ def _check_head_steps(report: Report, module: IndexTransformer, variables: dict)
 def _check_greedy(report: Report, module: IndexTransformer, variables: dict, config: dict) -> None:
     codewords, labels = codebooks(report.arrays, module), jnp.asarray(report.arrays["in/labels"])
 
+    def look_up(indices):
+        return select_codewords(codewords, indices).reshape(len(indices), -1)
+
     @jax.jit
     def sample(sampling):
         keys = jax.random.split(KEY, len(labels))
-        return sample_indices(module, variables, codewords, labels, keys, sampling)
+        return sample_indices(module, variables, look_up, labels, keys, sampling)
 
     scale = config["cfg_scale"]
     for name in [name for name in report.arrays if name.startswith("out/greedy_")]:

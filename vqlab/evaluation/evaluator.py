@@ -16,12 +16,14 @@ class Evaluator:
     """Built as `EVALUATORS[name](codec, make_batches, **arguments)`; see `batches.MakeBatches`.
 
     Attributes:
+      of: what it is made for, "tokenizer" or "generator"; it is given a `Codec` or a `Generator`.
       uses: frozen networks that it takes where their weights are given. One that names some has the
         argument `networks`, the names of those given.
       needs: what it needs of the images, known before anything is read.
       protocol: {metric: how it was measured, in one line}, of the last `measure`.
     """
 
+    of: ClassVar[str] = "tokenizer"
     uses: ClassVar[tuple[str, ...]] = ()
     needs: Needs = Needs({"validation": 1})
     protocol: dict[str, str]

@@ -1,4 +1,4 @@
-"""What can be measured of a tokenizer, by the names that configs give."""
+"""What can be measured of a tokenizer or a generator, by the names that configs give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 
 from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.explained_variance import ExplainedVariance
+from vqlab.evaluation.likelihood import Likelihood
 from vqlab.evaluation.needs import Unmeasurable
 from vqlab.evaluation.pca import PCABaseline
 from vqlab.evaluation.pca_spectrum import ComponentSpectrum
@@ -17,6 +18,7 @@ from vqlab.evaluation.probe import LinearProbe
 from vqlab.evaluation.protocol_evaluator import ProtocolEvaluator
 from vqlab.evaluation.rate_distortion import RateDistortion
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
+from vqlab.evaluation.samples import Samples
 from vqlab.evaluation.spectrum import PowerSpectrum
 from vqlab.models.codec import Weights
 
@@ -36,6 +38,8 @@ EVALUATORS = {
     "probe": LinearProbe,
     "pca": PCABaseline,
     "pca_spectrum": ComponentSpectrum,
+    "likelihood": Likelihood,
+    "samples": Samples,
 }
 
 

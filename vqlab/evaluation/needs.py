@@ -26,11 +26,13 @@ class Needs:
       num_images: {split: at least so many images}, of every split that it reads.
       side: of the images in pixels, at least.
       labels: whether it tells classes apart, in all its splits the same ones.
+      classes: whether images are labelled with some of so many classes; 0: any.
     """
 
     num_images: Mapping[str, int]
     side: int = 1
     labels: bool = False
+    classes: int = 0
 
     def check_side(self, side: int, name: str) -> None:
         """Raises ValueError if images of `side` pixels, the setting `name`, are too small."""
@@ -46,10 +48,12 @@ class Needs:
             images, classes = supplies[split]
             if images < least:
                 return f"the {split} split has {images} of the {least} images that it needs"
-            if self.labels and not classes:
+            if (self.labels or self.classes) and not classes:
                 return f"the {split} split has no labels"
             if self.labels and classes < 2:
                 return f"the {split} split has {classes} of the 2 classes that it needs"
+            if self.classes and classes > self.classes:
+                return f"the {split} split has {classes} classes, of {self.classes} that are known"
         classes = {split: supplies[split].num_classes for split in self.num_images}
         if self.labels and len(set(classes.values())) > 1:
             counts = " and ".join(f"{number} ({split})" for split, number in classes.items())

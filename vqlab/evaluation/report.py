@@ -34,11 +34,19 @@ PANELS = (
         r"train/(loss/tokenizer|l1|l2|lpips|vq|commit|kl|mse|vb)",
         log=True,
     ),
+    Panel(
+        "Loss of the generator, in nats by group where it predicts indices",
+        "loss",
+        r"train/(loss/generator|nll_g\d+)",
+    ),
     Panel("Alignment with frozen features (REPA)", "minus cosine", r"train/(repa)"),
     Panel(
         "Adversarial players",
         "loss or logit",
         r"train/(loss/discriminator|adversarial|logits_real|logits_fake)",
+    ),
+    Panel(
+        "Bits per index on held-out images", "bits", r"eval/((?:[^/]+/)?bits_per_index(?:_g\d+)?)"
     ),
     Panel("PSNR on held-out images", "dB", rf"{_LEVEL}/psnr"),
     Panel("SSIM (7x7, uint8) on held-out images", "SSIM", rf"{_LEVEL}/ssim"),

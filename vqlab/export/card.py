@@ -1,4 +1,4 @@
-"""The model card of an exported tokenizer: its README.md, as model hubs read it.
+"""The model card of an exported network: its README.md, as model hubs read it.
 
 It begins with the metadata that the Hugging Face Hub files models by
 (https://huggingface.co/docs/hub/model-cards): library_name, license, pipeline_tag and tags.
@@ -12,11 +12,9 @@ from typing import Any
 
 from vqlab.models.codec import Card
 
-# Of the Hub's tasks the one for networks that turn an image into numbers for other networks.
-PIPELINE_TAG = "image-feature-extraction"
 # Of the Hub's list, for weights whose owner has said nothing.
 UNKNOWN_LICENSE = "unknown"
-_TAGS = ("image-tokenizer", "jax", "flax")
+_TAGS = ("jax", "flax")
 _LOADED = re.compile(r'vqlab\.load\("([^"\n]+)"\)')
 
 _TEXT = """---
@@ -28,7 +26,7 @@ tags:
 
 # {name}
 
-An image tokenizer exported by vqlab: {title}.
+An image {noun} exported by vqlab: {title}.
 
 | | |
 |---|---|
@@ -36,7 +34,7 @@ An image tokenizer exported by vqlab: {title}.
 ```python
 import vqlab
 
-tokenizer = vqlab.load("{name}")
+{noun} = vqlab.load("{name}")
 {usage}
 ```
 """
@@ -63,15 +61,16 @@ def write_card(name: str, card: Card, facts: Mapping[str, Any], license: str) ->
 
     Args:
       name: what `vqlab.load` is given in the example.
-      card: what the tokenizer says of itself.
+      card: what the network says of itself.
       facts: further rows of the table.
       license: of the weights, an identifier of the Hub's list.
     """
     title = f"{card.title} ([paper]({card.paper}))" if card.paper else card.title
-    tags = (model_type(card), *card.tags, *_TAGS)
+    tags = (model_type(card), *card.tags, f"image-{card.noun}", *_TAGS)
     return _TEXT.format(
         license=license,
-        pipeline_tag=PIPELINE_TAG,
+        pipeline_tag=card.task,
+        noun=card.noun,
         tags="".join(f"- {tag}\n" for tag in tags),
         name=name,
         title=title,

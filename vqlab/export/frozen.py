@@ -37,14 +37,17 @@ class Network(NamedTuple):
       missing: what to say when it is needed and no file is given.
       title: the network in words.
       path: where its node lies in that of the model, () where it is always the same.
+      is_whole: whether it is a whole network of a workdir or an exported folder, which brings the
+        frozen networks that it takes itself. `read` is given the folder's content then.
     """
 
     setting: str
-    read: Callable[[str, nn.Module | None], Any]
+    read: Callable[[Any, nn.Module | None], Any]
     shapes: Callable[[nn.Module | None], Any]
     missing: str
     title: str
     path: tuple[str, ...] = ()
+    is_whole: bool = False
 
 
 def _float32(shapes: Any) -> Any:
@@ -70,6 +73,17 @@ def _read_autoencoder(path: str, module: nn.Module) -> dict[str, Any]:
 def _read_pixel_tokenizer(path: str, module: nn.Module) -> dict[str, Any]:
     """Variables of TiTok's pixel tokenizer from the released file, or one written by vqlab."""
     return official.read_variables(path, package.abstract_variables(module))
+
+
+def _tokenizer_variables(content: package.Package, module: nn.Module) -> dict[str, Any]:
+    """Those of a tokenizer that was read, as the generator's config describes it."""
+    package.check_variables(module, content.weights.variables, "the tokenizer")
+    return dict(content.weights.variables)
+
+
+def _read_folder(path: str) -> package.Package:
+    """What an exported folder holds, also one on the Hub."""
+    return package.load_package(hub.resolve(path))
 
 
 def _dinov2_shapes(module: None) -> Any:
@@ -137,6 +151,19 @@ NETWORKS = {
         ),
         title="Inception",
     ),
+    "tokenizer": Network(
+        setting="objective.tokenizer",
+        read=_tokenizer_variables,
+        shapes=package.abstract_variables,
+        missing=(
+            "a generator needs the tokenizer whose codes it makes: set "
+            "--config.objective.tokenizer to the workdir of a run or to a folder exported by "
+            "vqlab, here or as user/name on the Hugging Face Hub"
+        ),
+        title="tokenizer",
+        path=("tokenizer",),
+        is_whole=True,
+    ),
 }
 # Settings of a config that name files, and are no argument of what stands beside them.
 SETTINGS = tuple(network.setting for network in NETWORKS.values())
@@ -148,6 +175,7 @@ def read_networks(
     *,
     needed: Iterable[str],
     used: Iterable[str] = (),
+    read_whole: Callable[[str], package.Package] = _read_folder,
 ) -> dict[str, Any]:
     """{name: variables} of the frozen networks of a run.
 
@@ -156,17 +184,27 @@ def read_networks(
       parts: `frozen_parts` of the model.
       needed: what the run cannot do without.
       used: what it takes where it is given.
+      read_whole: what reads the folder of a whole network.
 
     Raises:
       ValueError: one that is needed has no file, or a file cannot be read or does not fit.
     """
-    needed = dict.fromkeys(needed)
-    if missing := [name for name in needed if not files[name]]:
-        raise ValueError(NETWORKS[missing[0]].missing)
-    wanted = [*needed, *(name for name in dict.fromkeys(used) if name not in needed)]
-    return {
-        name: NETWORKS[name].read(files[name], parts.get(name)) for name in wanted if files[name]
+    needed = list(dict.fromkeys(needed))
+    wanted = [name for name in dict.fromkeys([*needed, *used]) if files[name]]
+    wholes = {name: read_whole(files[name]) for name in wanted if NETWORKS[name].is_whole}
+    brought = {
+        name: variables
+        for whole in wholes.values()
+        for name, variables in whole.weights.frozen.items()
+        if name in parts
     }
+    if missing := [name for name in needed if name not in {*wanted, *brought}]:
+        raise ValueError(NETWORKS[missing[0]].missing)
+    read = {
+        name: NETWORKS[name].read(wholes.get(name, files[name]), parts.get(name))
+        for name in wanted
+    }
+    return brought | read
 
 
 def network_shapes(names: Iterable[str], parts: Mapping[str, nn.Module]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An exported tokenizer: a folder that loads with jax, flax, einops, jaxtyping and safetensors.
+"""An exported tokenizer or generator: a folder for jax, flax, einops, jaxtyping and safetensors.
 
 model.safetensors  every array under its path, such as `params/encoder/project_in/conv/kernel`
 config.json        the model node, from which `vqlab.models.build` makes the module
@@ -23,21 +23,24 @@ import vqlab
 from vqlab import models
 from vqlab.export.card import UNKNOWN_LICENSE, check_license, model_type, write_card
 from vqlab.export.files import require_free, save_arrays
+from vqlab.export.fingerprint import fingerprint
 from vqlab.export.strict import check_finite
-from vqlab.models.codec import Card, Sampling, Weights
+from vqlab.models.codec import Card, Weights
 from vqlab.models.dtypes import FLOAT32, describe_dtypes, with_dtype
+from vqlab.models.generator import in_use
 
-FORMAT = "vqlab-tokenizer-1"
+# By what is exported.
+FORMATS = {"tokenizer": "vqlab-tokenizer-1", "generator": "vqlab-generator-1"}
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 # What the Hub calls arrays in the layouts of Flax.
 _METADATA = {"format": "flax"}
 
 
 class Package(NamedTuple):
-    """A tokenizer as it is stored.
+    """A tokenizer or a generator as it is stored.
 
-    node: its config node. weights: as NumPy arrays. sampling: how it decodes by default, as
-    arguments of `Sampling.of`; {} for one that does not sample.
+    node: its config node. weights: as NumPy arrays. sampling: how it decodes or samples by default,
+    as arguments of `Sampling.of` or `GeneratorSampling.of`; {} for one that does not.
     """
 
     node: dict[str, Any]
@@ -92,7 +95,7 @@ def save_package(
 
 def _card(package: Package) -> Card:
     """What the codec says, and what is known of its weights."""
-    card = models.build(package.node).codec(Sampling.of(**package.sampling)).card()
+    card = in_use(models.build(package.node), package.sampling).card()
     params = jax.tree.leaves(package.weights.variables["params"])
     known = {
         "parameters": f"{sum(array.size for array in params):,}",
@@ -103,12 +106,13 @@ def _card(package: Package) -> Card:
 
 def _config(package: Package, card: Card, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": FORMATS[card.noun],
         "library_name": "vqlab",
         "library_version": vqlab.__version__,
         "model_type": model_type(card),
         "model": package.node,
         "sampling": dict(package.sampling),
+        "fingerprints": fingerprints(package.node, package.weights.frozen),
         "facts": facts,
     }
 
@@ -127,10 +131,10 @@ def read_config(path: str | pathlib.Path, where: str | None = None) -> dict[str,
     except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{where} is truncated or no exported tokenizer: {error}") from error
     format = saved.get("format") if isinstance(saved, dict) else None
-    if format != FORMAT:
+    if format not in FORMATS.values():
         raise ValueError(
             f"{where} is no exported tokenizer: its {CONFIG_FILE} says format {format!r}, "
-            f"known: {FORMAT}"
+            f"known: {', '.join(FORMATS.values())}"
         )
     return saved
 
@@ -154,7 +158,32 @@ def load_package(path: str | pathlib.Path) -> Package:
     check_finite(flat, str(path))
     collections = traverse_util.unflatten_dict(flat, sep="/")
     frozen = {name: collections.pop(name) for name in wanted.frozen}
+    check_fingerprints(saved.get("fingerprints", {}), saved["model"], frozen, str(path))
     return Package(saved["model"], Weights(collections, frozen), saved.get("sampling", {}))
+
+
+def fingerprints(node: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, str]:
+    """{name: fingerprint} of the frozen parts that have a node in the model's, such as tokenizers.
+
+    Whatever they compute in: of a tokenizer in float32 it is that of its records.
+    """
+    return {
+        name: fingerprint(with_dtype(node[name], FLOAT32), variables)
+        for name, variables in frozen.items()
+        if name in node
+    }
+
+
+def check_fingerprints(
+    wanted: Mapping[str, str], node: Mapping[str, Any], frozen: Mapping[str, Any], where: str
+) -> None:
+    """Raises ValueError where a frozen part is not the one that the network was trained with."""
+    for name, made in fingerprints(node, frozen).items():
+        if wanted.get(name, made) != made:
+            raise ValueError(
+                f"{where} holds another {name.replace('_', ' ')} than it was trained with: "
+                f"fingerprint {made}, trained with {wanted[name]}"
+            )
 
 
 def flatten(weights: Weights) -> dict[str, Any]:

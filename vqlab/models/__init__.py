@@ -6,10 +6,12 @@ from typing import Any
 
 from vqlab.diffusion.ddpm import DDPM
 from vqlab.diffusion.flow import Flow
+from vqlab.models.concept_generator import ConceptGenerator
 from vqlab.models.conv_autoencoder import ConvDecoder, ConvEncoder
 from vqlab.models.diffusion_mlp import DiffusionMLP
 from vqlab.models.discriminator import PatchDiscriminator
 from vqlab.models.dit import DiT
+from vqlab.models.index_generator import IndexGenerator
 from vqlab.models.kl_autoencoder import KLDecoder, KLEncoder
 from vqlab.models.latent_space import AutoencoderSpace, PixelSpace
 from vqlab.models.pixel_decoding import FrozenPixelTokenizer, SoftPixelDecoder
@@ -36,6 +38,7 @@ MODULES: dict[str, type] = {
     "autoencoder_space": AutoencoderSpace,
     "bsq": BSQ,
     "concept_encoder": ConceptEncoder,
+    "concept_generator": ConceptGenerator,
     "conv_decoder": ConvDecoder,
     "conv_encoder": ConvEncoder,
     "ddpm": DDPM,
@@ -48,6 +51,7 @@ MODULES: dict[str, type] = {
     "grouped_quantizer": GroupedQuantizer,
     "ibq": IBQ,
     "identity_bottleneck": IdentityBottleneck,
+    "index_generator": IndexGenerator,
     "kl_decoder": KLDecoder,
     "kl_encoder": KLEncoder,
     "lfq": LFQ,

@@ -46,10 +46,11 @@ class Units(NamedTuple):
 
 
 class Card(NamedTuple):
-    """What people are told of a tokenizer: in reports, in model cards.
+    """What people are told of a network in use: in reports, in model cards.
 
-    title: the method. facts: rows of a table. usage: lines of Python after `tokenizer = ...`.
+    title: the method. facts: rows of a table. usage: lines of Python after `NOUN = ...`.
     paper: the address of the method's paper, "" for none. tags: words that it is found by.
+    noun: what it is, "tokenizer" or "generator". task: what the Hugging Face Hub files it under.
     """
 
     title: str
@@ -57,6 +58,9 @@ class Card(NamedTuple):
     usage: str
     paper: str = ""
     tags: tuple[str, ...] = ()
+    noun: str = "tokenizer"
+    # Of the Hub's tasks the one for networks that turn an image into numbers for other networks.
+    task: str = "image-feature-extraction"
 
 
 @functools.partial(

@@ -7,19 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from vqlab.diffusion.guidance import guide
 from vqlab.models.index_transformer import IndexTransformer
 from vqlab.models.token_sampling import TokenSampling
-from vqlab.ops.codebook import select_codewords
 from vqlab.ops.token_logits import draw_token
 
 
 def sample_indices(
     module: IndexTransformer,
     variables: Mapping[str, Any],
-    codewords: Float[Array, "G K D"],
+    look_up: Callable[[Array], Array],
     labels: Int[Array, " B"],
     keys: Array,
     sampling: TokenSampling,
@@ -31,14 +30,14 @@ def sample_indices(
     Args:
       module: the network, unbound.
       variables: its variables.
-      codewords: of the tokenizer, as the network was trained on them.
+      look_up: indices [B, G] -> codewords [B, C], as the network was trained on them.
       labels: classes; ignored by a network without classes.
       keys: [B] random keys, one for each image: an image does not depend on the others.
       sampling: settings.
       given: indices of which those of the first `num_given` positions are kept.
       num_given: 0..L.
     """
-    batch, is_guided = len(labels), sampling.is_guided and module.num_classes > 0
+    is_guided = sampling.is_guided and module.num_classes > 0
     if is_guided:
         labels = jnp.concatenate([labels, jnp.full_like(labels, module.num_classes)])
 
@@ -69,8 +68,7 @@ def sample_indices(
         x, cache = carry
         hidden, cache = call("step", x, cache, position)
         indices = _sample_groups(module.num_groups, call, hidden, position, choose, is_guided)
-        vectors = select_codewords(codewords, indices).reshape(batch, -1)
-        x = _doubled(call("project", vectors), is_guided)
+        x = _doubled(call("project", look_up(indices)), is_guided)
         return (x, cache), indices
 
     start = call("embed_class", labels), call("empty_cache", len(labels))

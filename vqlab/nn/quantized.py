@@ -75,6 +75,10 @@ class Bottleneck(nn.Module):
         """What each index says by itself; here its part of the channels."""
         return reshape(self.lookup(indices), (*indices.shape, -1))
 
+    def stored(self, indices: Int[Array, "*dims G"]) -> Float[Array, "*dims C"]:
+        """Codewords as they are stored; here what the decoder reads."""
+        return self.lookup(indices)
+
     @nn.nowrap
     def check_latents(self, latents: Array) -> None:
         """Raises ValueError unless these are [B, ..., input_channels]."""

@@ -112,6 +112,12 @@ class GroupedQuantizer(CountingBottleneck):
         codewords = jnp.where(jnp.arange(self.num_groups)[:, None] < used, codewords, 0.0)
         return reshape(codewords, (*indices.shape[:-1], self.latent_channels))
 
+    def stored(self, indices: Int[Array, "*dims G"]) -> Float[Array, "*dims C"]:
+        """Codewords side by side, not normalised, as MGVQ's released second stage takes them."""
+        self.check_indices(indices)
+        codewords = ops.select_codewords(self.codebook, indices)
+        return reshape(codewords, (*indices.shape[:-1], self.latent_channels))
+
     def _losses(self, tokens, codewords, keep) -> dict[str, Float[Array, " G"]]:
         """Mean over kept tokens and channels, 0 for a group without any."""
         count = jnp.maximum(jnp.sum(keep, 0), 1) * tokens.shape[-1]

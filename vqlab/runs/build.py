@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.evaluators import run_evaluators
 from vqlab.models.codec import Codec, Weights
+from vqlab.models.generator import Generator
 from vqlab.ops.counts import check_count, check_seed
 from vqlab.planning.chips import chip_of
 from vqlab.planning.flops import traced_flops
@@ -31,9 +32,9 @@ from vqlab.runs.parts import (
     build_mesh,
     build_objective,
     build_optimizers,
-    build_sampling,
     build_source,
-    check_stored,
+    build_subject,
+    check_source,
     in_place_of_images,
 )
 from vqlab.runs.results import pictures
@@ -46,7 +47,8 @@ from vqlab.runs.train_state import (
     state_shapes,
     with_variables,
 )
-from vqlab.runs.workdir import open_checkpoints, save_config, save_frozen
+from vqlab.runs.whole_networks import place_nodes
+from vqlab.runs.workdir import check_frozen, keep_beginning, open_checkpoints
 from vqlab.training import sharding
 from vqlab.training.checkpoint import require_writable
 from vqlab.training.events import EventLog
@@ -62,12 +64,13 @@ from vqlab.training.telemetry import MetricWriter
 class TrainingRun(NamedTuple):
     """A run, its limits, and what is looked at after it.
 
-    weights: of a state, those of the codec that is evaluated and exported.
+    codec: what is evaluated and exported, a `Codec` or of a second stage a `Generator`. weights:
+    its own, of a state.
     """
 
     run: Run
     mesh: Mesh
-    codec: Codec
+    codec: Codec | Generator
     weights: Callable[[TrainState], Weights]
     evaluators: dict[str, Evaluator]
     guards: Guards
@@ -86,33 +89,29 @@ def build_run(
     check_count("num_steps", config.num_steps, 0)
     check_seed(config.seed)
     workdir = require_writable(workdir)
+    place_nodes(config)
     changed = compare(workdir, config, state_shapes)
     stop = stop or StopSignal()
     mesh = build_mesh(config)
     objective = build_objective(config)
-    codec = objective.network.codec(build_sampling(config))
+    codec = build_subject(config, objective)
     read_source = functools.partial(build_source, config.data)
     source = read_source(config.data.train_split, in_place_of_images(objective))
     batches = build_batches(config, source, mesh, on_worker_death=stop.request)
     frozen = build_frozen(config, objective, used_networks(config))
-    check_stored(config, source, objective, frozen)
+    check_source(config, source, objective, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
     stops = stop.check, stop.request
     evaluators = build_evaluators(config, codec, mesh, frozen, read_source, *stops, workdir)
     parts = {name: frozen[name] for name in objective.network.frozen_parts()}
+    check_frozen(workdir, config, parts)
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     checkpointer = open_checkpoints(config, workdir)
     state, beside, step, restore = _begin(config, objective, mesh, checkpointer, batches)
     batches.set_state(beside["data"])
-    if jax.process_index() == 0:
-        save_config(config, workdir)
-        save_frozen(workdir, parts)
+    keep_beginning(workdir, config, parts)
     writer, events = _open_logs(config, workdir, int(state.step), changed)
-
-    def weights(state: TrainState) -> Weights:
-        own = {name: frozen[name] for name in parts}
-        return Weights(evaluated_variables(state, objective.players[0]), own)
-
+    weights = functools.partial(_weights, objective, {name: frozen[name] for name in parts})
     run = Run(
         state=state,
         train_step=step,
@@ -132,6 +131,11 @@ def build_run(
         is_evaluation_due=lacks_evaluation(checkpointer, int(state.step), beside),
     )
     return TrainingRun(run, mesh, codec, weights, evaluators, guards)
+
+
+def _weights(objective: Objective, frozen: Mapping[str, Any], state: TrainState) -> Weights:
+    """Of a state those that are evaluated and exported, with what they are used with."""
+    return Weights(evaluated_variables(state, objective.players[0]), frozen)
 
 
 def _begin(

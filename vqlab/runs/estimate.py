@@ -22,6 +22,7 @@ from vqlab.planning.roofline import roofline
 from vqlab.planning.topologies import Topology
 from vqlab.planning.traffic import memory_traffic
 from vqlab.runs import parts, train_state
+from vqlab.runs.whole_networks import place_nodes
 from vqlab.training import sharding
 
 Progress = Callable[[str], None]
@@ -50,6 +51,7 @@ def trace_step(
     Raises:
       ValueError: for a setting that cannot work.
     """
+    place_nodes(config)
     mesh = parts.build_mesh(config, devices)
     objective = parts.build_objective(config)
     optimizers = parts.build_optimizers(config, objective.players)

@@ -121,6 +121,9 @@ def _build_evaluator(
 ) -> Evaluator:
     """The evaluator `config.evals.<name>` on the splits and crops that `host_batches` gives."""
     node = config.evals[name]
+    kind = choose("evaluator", node.name, EVALUATORS)
+    if kind.of != (noun := codec.card().noun):
+        raise ValueError(f"evals.{name} measures a {kind.of} by {node.name}; this is a {noun}")
     codec.check_image_size(node.image_size, f"evals.{name}.image_size")
     parts = sharding.batch_parts(mesh)
     if node.batch_size % parts:
@@ -134,9 +137,9 @@ def _build_evaluator(
             yield batch | {"images": _floats(batch["images"])}
 
     arguments = {key: value for key, value in node.items() if key not in _DATA}
-    if uses := choose("evaluator", node.name, EVALUATORS).uses:
-        arguments["networks"] = set(uses) & set(networks)
-    if accepted(EVALUATORS[node.name], {"cache": cache}):
+    if kind.uses:
+        arguments["networks"] = set(kind.uses) & set(networks)
+    if accepted(kind, {"cache": cache}):
         arguments["cache"] = cache()
     arguments["name"] = node.name
     evaluator = build("evaluator", arguments, EVALUATORS, codec, make_batches)

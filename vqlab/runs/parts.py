@@ -14,9 +14,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vqlab import data, models
+from vqlab import data, inference, models
 from vqlab.export import frozen as frozen_networks
 from vqlab.models.codec import Sampling
+from vqlab.models.generator import in_use
 from vqlab.registry import accepted, check_arguments, choose
 from vqlab.training import sharding
 from vqlab.training.objectives import OBJECTIVES
@@ -82,6 +83,12 @@ def build_learning_rates(config: Config, players: Iterable[str]) -> dict[str, Ca
 def build_sampling(config: Config) -> Sampling | None:
     """How the network decodes by default; None for one that does not sample."""
     return Sampling.of(**config.sampling) if "sampling" in config else None
+
+
+def build_subject(config: Config, objective: Objective) -> Any:
+    """What is evaluated and exported: the network in use, a codec or a generator."""
+    settings = config.sampling.to_dict() if "sampling" in config else {}
+    return in_use(objective.network, settings)
 
 
 def build_source(node: Config, split: str, arrays: Collection[str] = ()) -> data.Source:
@@ -152,7 +159,11 @@ def build_frozen(config: Config, objective: Objective, uses: Iterable[str] = ())
     """
     parts = objective.network.frozen_parts()
     return frozen_networks.read_networks(
-        frozen_files(config), parts, needed=[*parts, *objective.needs], used=uses
+        frozen_files(config),
+        parts,
+        needed=[*parts, *objective.needs],
+        used=uses,
+        read_whole=inference.read,
     )
 
 
@@ -168,14 +179,17 @@ def stored_fingerprints(
     }
 
 
-def check_stored(
+def check_source(
     config: Config, source: data.Source, objective: Objective, frozen: dict[str, Any]
 ) -> None:
-    """Checks that what is stored beside the images was made by this run's frozen networks.
+    """Checks that images are labelled as the network takes them, and what is stored beside them
+    was made by this run's frozen networks.
 
     Raises:
-      ValueError: the records are of another network or image size, or nothing takes them.
+      ValueError: there are no labels, or of other classes; the records are of another network or
+        image size, or nothing takes them.
     """
+    _check_labels(source, objective)
     if not source.fields:
         return
     made = stored_fingerprints(config, objective, frozen)
@@ -184,6 +198,22 @@ def check_stored(
     if manifest.what == "latents" and not marks:
         raise ValueError(f"records in {path} hold latents, but config.model reads images only")
     data.check_records(manifest, path, image_size=config.image_size, fingerprints=marks)
+
+
+def _check_labels(source: data.Source, objective: Objective) -> None:
+    if "labels" not in objective.inputs:
+        return
+    wanted, found = objective.network.num_classes, source.num_classes
+    if wanted and not found:
+        raise ValueError(
+            f"the training images have no labels, but model.num_classes={wanted}: give labelled "
+            "ones, or set --config.model.num_classes=0"
+        )
+    if wanted and found != wanted:
+        raise ValueError(
+            f"the training images are of {found} classes, not model.num_classes={wanted}: set "
+            f"--config.model.num_classes={found}"
+        )
 
 
 def batch_shapes(

@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from vqlab import data
 from vqlab.export.fingerprint import fingerprint
-from vqlab.inference import load
+from vqlab.inference import load_tokenizer
 from vqlab.runs import parts
+from vqlab.runs.whole_networks import place_nodes
 from vqlab.training import sharding
 from vqlab.training.telemetry import ProgressBar
 
@@ -63,7 +64,7 @@ def build_encoder(
         return _latent_encoder(config, dtype)
     if not source:
         raise ValueError(f"{what} need a trained tokenizer: give --source=WORKDIR_OR_EXPORT")
-    tokenizer = load(source)
+    tokenizer = load_tokenizer(source)
     codec = tokenizer.codec
     if codec.name != what:
         raise ValueError(f"{source} makes {codec.name} ({codec.card().title}) and no {what}")
@@ -80,6 +81,7 @@ def build_encoder(
 
 def _latent_encoder(config: ml_collections.ConfigDict, dtype: str) -> Encoder:
     """What the frozen networks of the config's objective add to a batch."""
+    place_nodes(config)
     objective = parts.build_objective(config)
     stored = objective.stored
     if not stored:

@@ -64,7 +64,7 @@ def write_results(
             part = workdir / f"{PICTURE_FILE}.part"
             part.write_bytes(picture)
             os.replace(part, workdir / PICTURE_FILE)
-    usage = f"import vqlab\n\ntokenizer = vqlab.load({load_path!r})\n{card.usage}\n"
+    usage = f"import vqlab\n\n{card.noun} = vqlab.load({load_path!r})\n{card.usage}\n"
     return report.write_report(
         workdir,
         title=f"{card.title}: {workdir.name}",

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_collections
 from flax import traverse_util
 
@@ -16,12 +17,13 @@ from vqlab.export import hub, package
 from vqlab.export.files import read_arrays, save_arrays
 from vqlab.export.frozen import read_networks
 from vqlab.export.package import check_variables
+from vqlab.export.strict import check_finite
 from vqlab.models.codec import Weights
 from vqlab.runs.parts import build_objective, frozen_files
-from vqlab.training.checkpoint import Checkpointer
+from vqlab.training.checkpoint import Checkpointer, saved_steps
 from vqlab.training.disk import naming, write_text
 
-CONFIG_FILE, FROZEN_FOLDER = "config.json", "frozen"
+CONFIG_FILE, FROZEN_FOLDER, FINGERPRINTS_FILE = "config.json", "frozen", "fingerprints.json"
 
 
 def save_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -90,25 +92,51 @@ def read_run(path: str | pathlib.Path, step: int | str = "latest") -> package.Pa
     config = load_config(path)
     node, variables = read_trained(path, step)
     weights = Weights(variables, read_frozen(path, config))
+    check_finite(package.flatten(weights), str(path))
     return package.Package(node, weights, config.sampling.to_dict() if "sampling" in config else {})
 
 
-def save_frozen(workdir: pathlib.Path, frozen: Mapping[str, Any]) -> None:
-    """Keeps what decoding takes beside the checkpoints, once, so that the folder is whole."""
+def check_frozen(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, frozen: Mapping[str, Any]
+) -> None:
+    """Raises ValueError where the run's checkpoints were made with another frozen network."""
+    if not saved_steps(workdir):
+        return
+    wanted, model = _fingerprints(workdir), config.model.to_dict()
+    for name, made in package.fingerprints(model, frozen).items():
+        if wanted.get(name, made) != made:
+            raise ValueError(
+                f"the checkpoints in {workdir} are of another {name.replace('_', ' ')}: "
+                f"fingerprint {wanted[name]}, config's is {made}: set it back, or name another "
+                "--workdir"
+            )
+
+
+def keep_beginning(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, frozen: Mapping[str, Any]
+) -> None:
+    """Writes, on process 0, the config and, once, what decoding takes: the folder is whole then."""
+    if jax.process_index() != 0:
+        return
+    save_config(config, workdir)
+    marks = package.fingerprints(config.model.to_dict(), frozen)
+    is_kept = _fingerprints(workdir) == marks
     for name, variables in frozen.items():
         path = _frozen_file(workdir, name)
-        if not path.exists():
+        if not path.exists() or not is_kept:
             path.parent.mkdir(exist_ok=True)
             part = path.with_suffix(".part")
             with naming(path):
                 save_arrays(part, traverse_util.flatten_dict(variables, sep="/"))
                 os.replace(part, path)
+    if frozen and not is_kept:
+        write_text(workdir / FROZEN_FOLDER / FINGERPRINTS_FILE, json.dumps(marks, indent=2) + "\n")
 
 
 def read_frozen(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """{name: variables} of the frozen networks that decoding takes.
 
-    Those that `save_frozen` kept; of a run from before it did, of the files that its config names.
+    Those that `keep_beginning` kept; of an earlier run, of the files that its config names.
     """
     frozen = {}
     for name, module in models.build(config.model).frozen_parts().items():
@@ -120,7 +148,21 @@ def read_frozen(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dic
             files = frozen_files(config)
             variables = read_networks(files, {name: module}, needed=[name])[name]
         frozen[name] = variables
+    package.check_fingerprints(
+        _fingerprints(workdir), config.model.to_dict(), frozen, str(workdir)
+    )
     return frozen
+
+
+def _fingerprints(workdir: pathlib.Path) -> dict[str, str]:
+    """Of the frozen parts that the run was trained with; {} of a run from before they were kept."""
+    path = workdir / FROZEN_FOLDER / FINGERPRINTS_FILE
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from error
 
 
 def _frozen_file(workdir: pathlib.Path, name: str) -> pathlib.Path:

@@ -25,6 +25,7 @@ TENSORBOARD_DIR = "tensorboard"
 # Metrics beside the bar, those that a run has of them, and their short names there.
 _SHOWN = {
     "loss/tokenizer": "loss",
+    "loss/generator": "loss",
     "l1": "l1",
     "l2": "l2",
     "images_per_second": "img/s",

@@ -1,0 +1,97 @@
+"""Pictures that a generator draws: a grid with a row for each class."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from vqlab.evaluation import figures, panels
+from vqlab.evaluation.batches import MakeBatches, to_host
+from vqlab.evaluation.evaluator import Evaluator
+from vqlab.evaluation.needs import Needs
+from vqlab.evaluation.panels import Measured, Section
+from vqlab.models.codec import Weights
+from vqlab.models.generator import NUMBERS_PER_CLASS, Generator, check_labels, draw_images
+from vqlab.ops.counts import check_count
+
+
+class Samples(Evaluator):
+    """Draws a few images of a few classes as the generator does by default, always the same ones.
+
+    After `measure`, `images` [classes, n, H, W, 3] holds them (NumPy, in [-1, 1] but for a
+    decoder's overshoot).
+
+    Args:
+      generator: what draws.
+      make_batches: not read.
+      classes: which; () for as many, evenly spread, as fit 8 rows; one row without classes.
+      num_per_class: n.
+      seed: of the images.
+    """
+
+    of: ClassVar[str] = "generator"
+    needs = Needs({})
+
+    def __init__(
+        self,
+        generator: Generator,
+        make_batches: MakeBatches,
+        *,
+        classes: Sequence[int] = (),
+        num_per_class: int = 4,
+        seed: int = 0,
+    ):
+        del make_batches
+        self._generator, self._seed = generator, seed
+        self._count = check_count("num_per_class", num_per_class, 1, NUMBERS_PER_CLASS)
+        spread = np.linspace(0, max(generator.num_classes, 1) - 1, 8).astype(int)
+        self._classes = check_labels(list(classes) or np.unique(spread), generator.num_classes)
+        self._sampling = generator.sampling
+        generator.check_sampling(self._sampling)
+        self.protocol: dict[str, str] = {}
+        self.images = np.zeros((0, 0, 0, 0, 3), np.float32)
+        self._draw = jax.jit(functools.partial(draw_images, generator))
+
+    def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """`images_per_second`, which counts compiling at first, and pictures."""
+        del frozen
+        start, rows = time.perf_counter(), []
+        for label in self._classes:
+            labels = np.full(self._count, label, np.int32)
+            numbers = (int(label) * NUMBERS_PER_CLASS + np.arange(self._count)).astype(np.uint32)
+            drawn = self._draw(weights, labels, np.uint32(self._seed), numbers, self._sampling)
+            rows.append(to_host(drawn[1]))
+        self.images = np.stack(rows)
+        seconds = time.perf_counter() - start
+        setting = ", ".join(f"{k}={v}" for k, v in self._sampling.settings().items() if v != "")
+        self.protocol = {
+            "images_per_second": "images drawn a second of wall clock, in batches of "
+            f"{self._count}, compilation included where it came first; {setting}"
+        }
+        return {"images_per_second": len(rows) * self._count / seconds}
+
+    def pictures(self, results: Mapping[str, float]) -> tuple | None:
+        """A row for each class, in the place of originals and reconstructions; see `Evaluator`."""
+        if not len(self.images):
+            return None
+        columns = self.images.swapaxes(0, 1)
+        headings = [f"sample {n}" for n in range(len(columns))]
+        return columns[0], columns[1:], headings
+
+    def sections(self, name: str, measured: Measured) -> list[Section]:
+        """The grid, with the number of the class beside each row."""
+        rows = ""
+        for label, images in zip(self._classes, self.images, strict=False):
+            tiles = "".join(
+                panels.image_tag(figures.image_png(image), f"class {label}, sample {n}")
+                for n, image in enumerate(images)
+            )
+            rows += f'<figure><figcaption>class {escape(str(label))}</figcaption>{tiles}</figure>\n'
+        table = panels.results_table(measured.own(name), self.protocol)
+        return [Section("Samples", table + rows if rows else "")]
