@@ -219,8 +219,17 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=function)
         return sub
 
-    source = ("source", "a workdir, an exported folder, or user/name")
-    sub = command("export", export, source, ("output", "the folder to write"))
+    _own_formats(command)
+    _formats_of_others(command)
+    return top
+
+
+_SOURCE = ("source", "a workdir, an exported folder, or user/name")
+
+
+def _own_formats(command) -> None:
+    """export, push and stablehlo."""
+    sub = command("export", export, _SOURCE, ("output", "the folder to write"))
     _step_option(sub)
     _dtype_option(sub)
     _license_option(sub, UNKNOWN_LICENSE, "default: unknown")
@@ -231,6 +240,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--private", action="store_true", help="show it to nobody else")
     sub.add_argument("--revision", default="", help="a branch in place of main; made if needed")
     sub.add_argument("--message", default="", help="of the commit")
+    sub = command("stablehlo", stablehlo, _SOURCE, ("output", "the folder to write"))
+    _step_option(sub)
+    text = "of its activations (default: as vqlab.load)"
+    sub.add_argument("--dtype", default=None, choices=DTYPES, help=text)
+    text = f"pixels along a side (default: {programs.IMAGE_SIZE}, or the only ones that it takes)"
+    sub.add_argument("--image-size", type=int, default=0, metavar="PIXELS", help=text)
+    text = "to lower for, of cpu,cuda,rocm,tpu (default: %(default)s)"
+    sub.add_argument("--platforms", default=",".join(programs.PLATFORMS), help=text)
+
+
+def _formats_of_others(command) -> None:
+    """Official files there and back, diffusers, and weights of frozen networks."""
     sub = command(
         "from-official", from_official, ("weights", "the official file"), ("output", "the folder")
     )
@@ -246,24 +267,15 @@ def parser() -> argparse.ArgumentParser:
     )
     _dtype_option(sub)
     _license_option(sub, UNKNOWN_LICENSE, "default: unknown")
-    sub = command("to-official", to_official, source, ("output", "the file to write"))
+    sub = command("to-official", to_official, _SOURCE, ("output", "the file to write"))
     _step_option(sub)
     sub.add_argument("--latents", default="", help="also write it, of such a model, to this file")
-    sub = command("to-diffusers", to_diffusers, source, ("output", "the folder to write"))
+    sub = command("to-diffusers", to_diffusers, _SOURCE, ("output", "the folder to write"))
     _step_option(sub)
     sub.add_argument("--scaling-factor", type=float, default=1.0, help="of latents in pipelines")
-    sub = command("stablehlo", stablehlo, source, ("output", "the folder to write"))
-    _step_option(sub)
-    text = "of its activations (default: as vqlab.load)"
-    sub.add_argument("--dtype", default=None, choices=DTYPES, help=text)
-    text = f"pixels along a side (default: {programs.IMAGE_SIZE}, or the only ones that it takes)"
-    sub.add_argument("--image-size", type=int, default=0, metavar="PIXELS", help=text)
-    text = "to lower for, of cpu,cuda,rocm,tpu (default: %(default)s)"
-    sub.add_argument("--platforms", default=",".join(programs.PLATFORMS), help=text)
     command("lpips", lpips, ("weights", "vgg16.pth,vgg.pth"), ("output", "the file to write"))
     text = "pytorch-fid's or torch-fidelity's .pth, or clean-fid's inception-2015-12-05.pt"
     command("inception", inception, ("weights", text), ("output", "the file to write"))
-    return top
 
 
 def main(argv: list[str] | None = None) -> None:
