@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
 
 
 def test_the_documented_program_runs_on_eight_devices(folders):
-    (program,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    program, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     names = {"FOLDER": folders / "mgvq"}
     exec(compile(program, str(DOCS), "exec"), names)
     assert len(names["losses"]) == 3 and names["losses"][-1] < names["losses"][0]

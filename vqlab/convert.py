@@ -6,6 +6,7 @@ python -m vqlab.convert from-official FILE OUT --config=configs/mgvq_f16.py
 python -m vqlab.convert from-official FILE OUT --config=configs/semanticist_l.py --latents=kl16.ckpt
 python -m vqlab.convert to-official DIR OUT.safetensors              official names and layouts
 python -m vqlab.convert to-diffusers DIR OUT                         a KL autoencoder for diffusers
+python -m vqlab.convert stablehlo DIR OUT                            programs for jax without vqlab
 python -m vqlab.convert lpips vgg16.pth,vgg.pth OUT.safetensors      LPIPS in one file
 python -m vqlab.convert inception FILE OUT.safetensors               FID's Inception, without pickle
 
@@ -31,6 +32,7 @@ from typing import Any
 
 from vqlab import inference, models
 from vqlab.export import hub, inception_weights, lpips_weights, official, package
+from vqlab.export import stablehlo as programs
 from vqlab.export.card import UNKNOWN_LICENSE
 from vqlab.export.diffusers_folder import save_diffusers
 from vqlab.export.kl_weights import read_kl
@@ -120,6 +122,25 @@ def to_diffusers(source: str, output: str, step: str, scaling_factor: float = 1.
     return str(save_diffusers(output, models.build(node), params, scaling_factor))
 
 
+def stablehlo(
+    source: str,
+    output: str,
+    step: str,
+    dtype: str | None = None,
+    image_size: int = 0,
+    platforms: str = ",".join(programs.PLATFORMS),
+) -> str:
+    """Writes a tokenizer's encode and decode as programs that need jax, and neither vqlab nor flax.
+
+    They take any number of images, groups and concepts; docs/programs.md says how to run them.
+    """
+    lowered = platforms.split(",")
+    programs.check_output(output, lowered)
+    tokenizer = inference.load(source, step, dtype)
+    codec, weights = tokenizer.codec, tokenizer.weights
+    return str(programs.save_codec(output, codec, weights, image_size, lowered))
+
+
 def lpips(weights: str, output: str) -> str:
     """Merges the two official files of LPIPS into one."""
     lpips_weights.save_lpips(output, lpips_weights.read_lpips(weights))
@@ -194,6 +215,14 @@ def parser() -> argparse.ArgumentParser:
     sub = command("to-diffusers", to_diffusers, source, ("output", "the folder to write"))
     _step_option(sub)
     sub.add_argument("--scaling-factor", type=float, default=1.0, help="of latents in pipelines")
+    sub = command("stablehlo", stablehlo, source, ("output", "the folder to write"))
+    _step_option(sub)
+    text = "of its activations (default: as vqlab.load)"
+    sub.add_argument("--dtype", default=None, choices=DTYPES, help=text)
+    text = f"pixels along a side (default: {programs.IMAGE_SIZE}, or the only ones that it takes)"
+    sub.add_argument("--image-size", type=int, default=0, metavar="PIXELS", help=text)
+    text = "to lower for, of cpu,cuda,rocm,tpu (default: %(default)s)"
+    sub.add_argument("--platforms", default=",".join(programs.PLATFORMS), help=text)
     command("lpips", lpips, ("weights", "vgg16.pth,vgg.pth"), ("output", "the file to write"))
     text = "pytorch-fid's or torch-fidelity's .pth, or clean-fid's inception-2015-12-05.pt"
     command("inception", inception, ("weights", text), ("output", "the file to write"))
