@@ -1,5 +1,8 @@
 """Settings that cannot work are named before anything compiles; configs trace at full size."""
 
+import contextlib
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -20,10 +23,12 @@ from configs import (
 )
 from configs.studies import beat_vae
 from tests import tiny
+from tests.data import small_records
 from vqlab import data, models
 from vqlab.runs import build, parts, train_state
 from vqlab.runs.studies import KINDS
 from vqlab.runs.studies.arms import choose_jobs, read_arms
+from vqlab.training.step import Stored
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
 
@@ -57,6 +62,27 @@ def test_wrong_settings_are_named(changes, message, tmp_path):
     config.unlock().update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build.build_run(config, tmp_path)
+
+
+def test_codes_stand_for_images_where_the_objective_says_so(tmp_path):
+    small_records.write(tmp_path / "train", **small_records.BARE)
+    config = tiny.config().unlock()
+    config.data.update(name="records", path=str(tmp_path), validation_split="train")
+    config.image_size = small_records.SIZE
+    objective = SimpleNamespace(
+        inputs=("images", "labels"), stored={"indices": Stored("tokenizer", "int32", "images")}
+    )
+    mesh = parts.build_mesh(config)
+    with pytest.raises(ValueError, match="hold no images"):
+        parts.build_source(config.data, "train")
+    source = parts.build_source(config.data, "train", parts.in_place_of_images(objective))
+    with contextlib.closing(parts.build_batches(config, source, mesh)) as batches:
+        batch = next(batches)
+    shapes = parts.batch_shapes(config, objective, source.fields)
+    assert set(shapes) == {"labels", "indices"}
+    for name, shape in shapes.items():
+        assert (batch[name].shape, batch[name].dtype) == (shape.shape, shape.dtype)
+    assert set(parts.batch_shapes(config, objective, {})) == {"images", "labels"}
 
 
 def test_a_missing_data_set_is_explained_in_three_lines(tmp_path):

@@ -61,7 +61,7 @@ def latents(latent_config):
 def job(config, output, encoder, what="latents", *, overwrite=False, **changes):
     """A begun job on the training photographs; `changes` are of its views and settings."""
     views = {"flip": False, "num_random": 0} | {
-        name: changes.pop(name) for name in ("flip", "num_random") if name in changes
+        name: changes.pop(name) for name in ("flip", "num_random", "ten_crop") if name in changes
     }
     made = precompute.Job(
         what,
@@ -235,6 +235,13 @@ def test_indices_without_images_are_packed(mgvq, tmp_path):
     for number in range(COUNT):
         np.testing.assert_array_equal(bare[number]["indices"], whole[number]["indices"])
         assert bare[number]["label"] == number
+    ten = make(tmp_path / "ten", ten_crop=(1.1, 1.05), limit=1).write()
+    assert (ten.num_records, ten.num_views) == (20, 20)
+    views, photo = data.TenCropViews(32, (1.1, 1.05)), data.build_source("photos")[0]["image"]
+    crop, stored = views.of_image(photo, 0), data.RecordSource(str(tmp_path / "ten"))
+    for number in range(20):
+        np.testing.assert_array_equal(stored[number]["image"], crop(number))
+    assert len({stored[number]["indices"].tobytes() for number in range(20)}) > 10
     with pytest.raises(ValueError, match=r"\(fields.indices.bits was 4, now None; images was none"):
         make(tmp_path / "bare")
 
@@ -315,7 +322,8 @@ def test_settings_that_cannot_work_are_named(mgvq, tmp_path):
     for changes, message in (
         ({"batch_size": 12}, "batch_size=12 does not divide over 8 devices"),
         ({"records_per_shard": 12}, "records_per_shard=12 is no multiple of batch_size=8"),
-        ({"flip": True, "num_random": 2}, "leave out flip"),
+        ({"flip": True, "num_random": 2}, "flip and views=2 exclude each other"),
+        ({"ten_crop": (1.1,), "num_random": 2}, "views=2 and ten_crop exclude each other"),
         ({"images": "jpeg"}, "images='jpeg' is none of webp, none"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -6,6 +6,10 @@
                  as user/name on the Hugging Face Hub
 --what=concepts  of a trained Semanticist, given likewise
 
+Of each training image --flip stores two views, --views=N so many random ones, and --ten_crop=1.1
+--ten_crop=1.05 the twenty of LlamaGen's and MGVQ's second stages. Training draws one of them each
+epoch.
+
 DIR/train and DIR/validation hold array_record files with the crops beside the arrays, or, with
 --images=none, indices or concepts alone; docs/records.md has the format. The same command, given
 again, goes on at the first file that is missing, and refuses when an image was exchanged. With
@@ -35,6 +39,12 @@ _SPLITS = flags.DEFINE_list("splits", list(precompute.SPLITS), "Which splits.")
 _FLIP = flags.DEFINE_bool("flip", False, "Also store each training crop's mirror image.")
 _VIEWS = flags.DEFINE_integer(
     "views", 0, "Random crops of each training image, by config.augment; 0: its centre crop."
+)
+_TEN_CROP = flags.DEFINE_multi_float(
+    "ten_crop",
+    [],
+    "Corners and centre of each training image, and their mirror images, cut from its centre of so "
+    "many times the size; may be given again. MGVQ's and LlamaGen's generators have 1.1 and 1.05.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Of moments and concepts.")
 _IMAGES = flags.DEFINE_enum(
@@ -96,7 +106,9 @@ def build_jobs(config, output: pathlib.Path) -> list[precompute.Job]:
             config,
             split,
             output,
-            precompute.build_views(config, split, flip=_FLIP.value, num_random=_VIEWS.value),
+            precompute.build_views(
+                config, split, flip=_FLIP.value, num_random=_VIEWS.value, ten_crop=_TEN_CROP.value
+            ),
             batch_size=_BATCH_SIZE.value,
             records_per_shard=_RECORDS_PER_SHARD.value,
             limit=_LIMIT.value or None,

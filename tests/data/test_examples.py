@@ -32,6 +32,31 @@ def test_examples_are_a_function_of_seed_and_position():
     assert sorted(one.record_at(position) for position in range(6, 12)) == list(range(6))
 
 
+class ThreeViews(HalfCorrupt):
+    """Three views of each of four images, and of a fifth two: records 0..13."""
+
+    num_views = 3
+
+    def __len__(self):
+        return 14
+
+
+def test_an_epoch_has_one_view_of_each_image_drawn_anew():
+    one, other = (TrainExamples(ThreeViews(), TrainTransform(8), seed=3) for _ in range(2))
+    records = np.reshape([one.record_at(position) for position in range(5 * 60)], (60, 5))
+    # An epoch is five positions, each with another image.
+    np.testing.assert_array_equal(np.sort(records // 3), np.tile(np.arange(5), (60, 1)))
+    # All fourteen records come, those of an image about as often: of 60 epochs, 20 of each.
+    counts = np.bincount(records.ravel(), minlength=14)
+    assert counts[:12].min() > 8 and counts[12:].min() > 15 and len(counts) == 14
+    assert (np.sort(records[0]) != np.sort(records[1])).any()
+    assert [other.record_at(position) for position in (299, 7, 41)] == [
+        records.ravel()[position] for position in (299, 7, 41)
+    ]
+    seeded = TrainExamples(ThreeViews(), TrainTransform(8), seed=4)
+    assert [seeded.record_at(position) for position in range(300)] != records.ravel().tolist()
+
+
 def test_corrupt_records_are_replaced_and_listed():
     examples = TrainExamples(HalfCorrupt(), TrainTransform(8), seed=0)
     for position in range(12):

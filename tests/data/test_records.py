@@ -113,6 +113,59 @@ def test_batches_carry_the_arrays_of_their_images(folder):
         np.testing.assert_array_equal(workers[name], values)
 
 
+@pytest.mark.parametrize("changes", [{}, small_records.BARE], ids=["webp", "none"])
+def test_batches_of_arrays_alone_open_no_image(tmp_path, monkeypatch, changes):
+    small_records.write(tmp_path / "train", **changes)
+    monkeypatch.delattr("PIL.Image.open")
+    arrays = build_source("records", arrays=("indices",), path=str(tmp_path), split="train")
+    batches = train_batches(arrays, StoredCrop(8), 4, seed=1)
+    batch = next(batches)
+    batches.close()
+    assert set(batch) == {"labels", "moments", "indices"}
+    numbers = batch["indices"][:, 0]
+    np.testing.assert_array_equal(batch["labels"], numbers % 3)
+    np.testing.assert_array_equal(batch["moments"][:, 0, 0, 0], numbers)
+    *_, last = eval_batches(arrays, StoredCrop(8), 4)
+    assert set(last) == {"labels", "moments", "indices", "mask"}
+    np.testing.assert_array_equal(last["indices"][:, 0], [8, 9, 0, 0])
+
+
+def test_images_are_read_where_no_array_stands_for_them(folder):
+    assert build_source("records", arrays=("concepts",), path=str(folder), split="train").has_images
+
+
+def test_the_order_is_the_same_with_and_without_images(folder):
+    def numbers(**arrays):
+        taken = build_source("records", path=str(folder), split="train", **arrays)
+        batches = train_batches(taken, StoredCrop(8), 4, seed=1)
+        numbers = [next(batches)["indices"][:, 0].tolist() for _ in range(4)]
+        batches.close()
+        return numbers
+
+    assert numbers() == numbers(arrays=("indices",))
+
+
+@pytest.mark.parametrize(
+    ("views", "number"),
+    [
+        ({"crop": "center", "flip": False}, 1),
+        ({"crop": "center", "flip": True}, 2),
+        ({"crop": "random", "num_views": 5, "flip": True}, 5),
+        ({"crop": "ten", "flip": True, "num_views": 10, "scales": [1.1]}, 10),
+    ],
+)
+def test_an_epoch_has_one_view_of_each_image(tmp_path, views, number):
+    small_records.write(tmp_path / "train", views=views)
+    records = build_source("records", path=str(tmp_path), split="train")
+    assert records.num_views == number
+    batches = train_batches(records, StoredCrop(8), 10 // number, seed=1)
+    epochs = [tuple(sorted(next(batches)["indices"][:, 0].tolist())) for _ in range(6)]
+    batches.close()
+    for epoch in epochs:
+        assert [record // number for record in epoch] == list(range(10 // number))
+    assert (len(set(epochs)) > 1) == (number > 1)
+
+
 def test_evaluation_sees_the_stored_crops_and_pads_the_arrays(folder):
     *_, last = eval_batches(source(folder), CenterCrop(8), 4)
     np.testing.assert_array_equal(last["indices"][:, 0], [8, 9, 0, 0])

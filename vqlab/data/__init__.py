@@ -21,7 +21,8 @@ from vqlab.data.source import Source
 from vqlab.data.sources import SOURCES, build_source
 from vqlab.data.tiles import TileSource
 from vqlab.data.transforms import CROPS, CenterCrop, StoredCrop, TrainTransform, to_float
-from vqlab.data.views import CenterViews, RandomViews, ViewBatches
+from vqlab.data.view_batches import ViewBatches
+from vqlab.data.views import CenterViews, RandomViews, TenCropViews, Views
 
 __all__ = [
     "CROPS",
@@ -44,10 +45,12 @@ __all__ = [
     "SizeBatches",
     "Source",
     "StoredCrop",
+    "TenCropViews",
     "TileSource",
     "TrainBatches",
     "TrainTransform",
     "ViewBatches",
+    "Views",
     "bits_for",
     "build_source",
     "check_records",

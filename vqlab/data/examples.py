@@ -12,21 +12,25 @@ from vqlab.data.decode import UNREADABLE, decode_rgb, decoding_of
 MAX_REPLACEMENTS = 64
 
 # Independent random streams of one seed.
-AUGMENTATION, REPLACEMENT, ORDER, VIEW = range(4)
+AUGMENTATION, REPLACEMENT, ORDER, VIEW, CHOICE = range(5)
 
 
 class Example(NamedTuple):
-    """`pixels` is uint8 [H, W, 3], or None where there is no image; `arrays` are by name."""
+    """`pixels` is uint8 [H, W, 3], or None of a source without images; `arrays` are by name.
+
+    is_there: whether there is an example.
+    """
 
     pixels: np.ndarray | None
     label: int
     arrays: Mapping[str, np.ndarray]
     failures: tuple[Failure, ...]
+    is_there: bool = True
 
 
 def no_example(*failures: Failure) -> Example:
-    """Where there is no image."""
-    return Example(None, 0, {}, failures)
+    """Where there is none."""
+    return Example(None, 0, {}, failures, is_there=False)
 
 
 def array_fields(source) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -34,11 +38,18 @@ def array_fields(source) -> dict[str, tuple[str, tuple[int, ...]]]:
     return getattr(source, "fields", {})
 
 
+def has_images(source) -> bool:
+    """Whether there are images beside the arrays; of most sources there are."""
+    return getattr(source, "has_images", True)
+
+
 class TrainExamples:
     """Training examples by position in the endless shuffled order.
 
     Every epoch is a permutation of its own. The record, the augmentation and, for a corrupt
-    record, the replacement follow from (seed, position) alone.
+    record, the replacement follow from (seed, position) alone. Where a source holds several views
+    of each image, one record after the other, an epoch has each image once, in a view that is
+    drawn anew: LlamaGen's dataset/imagenet.py, on the codes of ten crops.
 
     Args:
       source, transform: see `train_batches`.
@@ -51,6 +62,8 @@ class TrainExamples:
         self._transform = transform
         self._seed = seed
         self._reshuffle = reshuffle
+        self._num_views = getattr(source, "num_views", 1)
+        self._num_images = -(-len(source) // self._num_views)
         self._epoch = (-1, None)
 
     def reshuffled(self, reshuffle: int) -> "TrainExamples":
@@ -59,14 +72,23 @@ class TrainExamples:
 
     def record_at(self, position: int) -> int:
         """The record that the shuffled order holds at a position."""
-        number, place = divmod(position, len(self._source))
+        image = self._image_at(position)
+        if self._num_views == 1:
+            return image
+        first = image * self._num_views
+        # Of the last image views may be missing, where one of another image could not be read.
+        count = min(self._num_views, len(self._source) - first)
+        return first + int(np.random.default_rng([self._seed, position, CHOICE]).integers(count))
+
+    def _image_at(self, position: int) -> int:
+        number, place = divmod(position, self._num_images)
         epoch, order = self._epoch
         if epoch != number:
             # Drawn whole: 10 MB and 0.1 s for ImageNet, once an epoch and reader. grain's shuffle
             # needs no memory, but takes 4 ms for each record of a set as small as ten.
             stream = [number, ORDER, self._reshuffle] if self._reshuffle else [number, ORDER]
             rng = np.random.default_rng([self._seed, *stream])
-            order = rng.permutation(len(self._source))
+            order = rng.permutation(self._num_images)
             self._epoch = (number, order)
         return int(order[place])
 
@@ -107,11 +129,13 @@ class EvalExamples:
 
 
 def read_example(source, record: int, transform, rng) -> Example | Failure:
-    """The transformed image, or what is wrong with a corrupt record."""
+    """The transformed image, if there are any, or what is wrong with a corrupt record."""
     content = read_record(source, record)
     if isinstance(content, Failure):
         return content
     image, label, arrays = content
+    if image is None:
+        return Example(None, label, arrays, ())
     try:
         return Example(transform(image, rng), label, arrays, ())
     except MemoryError as error:  # a huge image, which fitted alone, but not beside its crop
@@ -119,11 +143,13 @@ def read_example(source, record: int, transform, rng) -> Example | Failure:
 
 
 def read_record(source, record: int) -> tuple | Failure:
-    """(RGB image, label, arrays by name), or what is wrong with a corrupt record."""
+    """(RGB image or None, label, arrays by name), or what is wrong with a corrupt record."""
     try:
         content = source[record]
         arrays = {name: content[name] for name in array_fields(source)}
-        image = decode_rgb(content["image"], decoding_of(source))
+        image = None
+        if has_images(source):
+            image = decode_rgb(content["image"], decoding_of(source))
         return image, content["label"], arrays
     except UNREADABLE as error:
         return _failure(source, record, error)
@@ -144,7 +170,7 @@ class BatchRows:
 
     Attributes:
       example_at: `TrainExamples`, `EvalExamples` or `ViewExamples`.
-      size: side of the images in pixels.
+      size: side of the images in pixels; 0 where there are none.
       batch_size: of the global batch.
       parts, num_parts: this process's parts, ascending, and how many there are.
       start: position of the first example.
@@ -172,24 +198,23 @@ class BatchRows:
 
     def __call__(self, batch: int) -> dict:
         """{"images_u8" uint8 [b, size, size, 3], "labels" int32 [b], "mask" bool [b], "failures"
-        and the `fields`}: stored dtypes, because there is less traffic between processes."""
+        and the `fields`}: stored dtypes, because there is less traffic between processes.
+
+        Without images where the size is 0.
+        """
         rows = self.num_rows
-        images = np.zeros((rows, self.size, self.size, 3), np.uint8)
         labels = np.zeros(rows, np.int32)
         mask = np.zeros(rows, bool)
         arrays = {n: np.zeros((rows, *shape), dtype) for n, (dtype, shape) in self.fields.items()}
+        if self.size:
+            arrays["images_u8"] = np.zeros((rows, self.size, self.size, 3), np.uint8)
         failures = []
         for row, position in enumerate(self.positions(int(batch))):
             example = self.example_at(position)
             failures.extend(example.failures)
-            if example.pixels is not None:
-                images[row], labels[row], mask[row] = example.pixels, example.label, True
+            if example.is_there:
+                labels[row], mask[row] = example.label, True
                 for name, array in arrays.items():
-                    array[row] = example.arrays[name]
-        return {
-            "images_u8": images,
-            "labels": labels,
-            "mask": mask,
-            "failures": failures,
-            **arrays,
-        }
+                    own = example.pixels if name == "images_u8" else example.arrays[name]
+                    array[row] = own
+        return {**arrays, "labels": labels, "mask": mask, "failures": failures}

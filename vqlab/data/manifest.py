@@ -87,6 +87,11 @@ class Manifest:
         return self.images != "none"
 
     @property
+    def num_views(self) -> int:
+        """Records of each image, one after the other."""
+        return self.views.get("num_views", 2 if self.views.get("flip") else 1)
+
+    @property
     def num_records(self) -> int:
         """Over all shards."""
         return sum(shard.num_records for shard in self.shards or ())

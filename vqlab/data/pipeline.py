@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vqlab.data.corrupt import CorruptDataError, CorruptRecords
-from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples, array_fields
+from vqlab.data.examples import (
+    BatchRows,
+    EvalExamples,
+    TrainExamples,
+    array_fields,
+    has_images,
+)
 from vqlab.data.reading import Reading
 from vqlab.data.transforms import StoredCrop
 
@@ -42,7 +48,8 @@ class TrainBatches:
     def __next__(self) -> dict:
         """{"images": uint8 [b, H, W, 3], "labels": int32 [b]} with b = B / P rows.
 
-        From records also their arrays, as they are stored: devices convert, and less travels.
+        From records also their arrays, as they are stored: devices convert, and less travels. Of a
+        source without images labels and arrays alone.
 
         Raises:
           CorruptDataError: too many records are corrupt.
@@ -146,13 +153,14 @@ def train_batches(
 ) -> TrainBatches:
     """Endless training batches; the same for any number of processes, workers and threads.
 
-    Every epoch is a new permutation. A corrupt image is replaced by another one, named in a
-    warning and counted.
+    Every epoch is a new permutation of the images, with one view of each where records hold
+    several. A corrupt image is replaced by another one, named in a warning and counted.
 
     Args:
       source: see `vqlab.data.sources.Source`.
       transform: callable (RGB image, generator) -> uint8 [size, size, 3] with attribute `size`;
-        `StoredCrop` where the source holds arrays beside the images, which are of these crops.
+        `StoredCrop` where the source holds arrays beside the images, which are of these crops;
+        not called where it holds arrays alone.
       batch_size: B, of the global batch over all processes.
       seed: of order and augmentation.
       parts, num_parts: numbers p, ascending, and P; this process gets rows p*B/P to (p+1)*B/P for
@@ -213,10 +221,11 @@ def _rows(examples, source, size, batch_size, parts, num_parts) -> BatchRows:
     if not parts or list(parts) != sorted(set(parts) & set(range(num_parts))):
         raise ValueError(f"parts {tuple(parts)} are not ascending numbers in [0, {num_parts})")
     fields = array_fields(source)
+    size = size if has_images(source) else 0
     return BatchRows(examples, size, batch_size, tuple(parts), num_parts, fields=fields)
 
 
 def _finish(batch: dict) -> dict:
     """The batch as it is stored, in memory of its own: workers lend theirs."""
-    images = batch.pop("images_u8")
-    return {"images": images.copy(), **{name: np.array(value) for name, value in batch.items()}}
+    names = {"images_u8": "images"}
+    return {names.get(name, name): np.array(value) for name, value in batch.items()}

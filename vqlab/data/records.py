@@ -11,6 +11,7 @@ import bisect
 import itertools
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import grain
@@ -32,8 +33,11 @@ class RecordArrays(Source):
     Before anything is read in earnest every file is compared with the manifest, and the first
     record of each (at most 64, evenly spread) is decoded and checked.
 
+    What is trained from labels and arrays alone reads these: nothing is decoded in vain.
+
     Attributes:
       manifest: what the records are.
+      num_views: of each image, one record after the other.
       num_classes: of the labels.
       fields: dtype and shape of their arrays by name.
 
@@ -42,8 +46,13 @@ class RecordArrays(Source):
         record that is damaged or not finite.
     """
 
+    is_cropped = True
+    has_images = False
+    setting = "path"
+
     def __init__(self, path: str, split: str = "train"):
         self.manifest = read_manifest(path, split)
+        self.num_views = self.manifest.num_views
         self._path = str(path)
         self._folder = Path(path).expanduser() / split
         self.num_classes = self.manifest.num_classes
@@ -110,8 +119,13 @@ class RecordSource(RecordArrays):
       ValueError: also where the records hold no images.
     """
 
-    is_cropped = True
-    setting = "path"
+    has_images = True
+
+    @classmethod
+    def for_arrays(cls, arrays: Collection[str], path: str, split: str = "train") -> type[Source]:
+        """`RecordArrays` where one of them is stored; see `Source`."""
+        stored = read_manifest(path, split).fields
+        return cls if set(arrays).isdisjoint(stored) else RecordArrays
 
     def __init__(self, path: str, split: str = "train"):
         if not read_manifest(path, split).has_images:

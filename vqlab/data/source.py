@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from vqlab.data.contents import Entry
@@ -19,6 +19,8 @@ class Source:
       fields: dtype and shape, by name, of arrays that records hold beside their image.
       setting: the entry of config.data that says which images; "" where the name alone does.
       is_cropped: whether the images are crops already, whose arrays are of these very crops.
+      has_images: whether there are images, or arrays and labels alone.
+      num_views: records that come one after the other of each image.
       notes: lines on what is in the user's files.
       place: where they lie; "" for a source that is called by its name alone.
     """
@@ -27,6 +29,8 @@ class Source:
     fields: Mapping[str, tuple[str, tuple[int, ...]]] = {}
     setting: ClassVar[str] = ""
     is_cropped: ClassVar[bool] = False
+    has_images: bool = True
+    num_views: int = 1
     notes: tuple[str, ...] = ()
     place: str = ""
 
@@ -34,6 +38,15 @@ class Source:
     def identity(self) -> dict[str, str]:
         """The settings that tell it from others of its kind."""
         return {}
+
+    @classmethod
+    def for_arrays(cls, arrays: Collection[str], **args: Any) -> type[Source]:
+        """What reads one of these arrays and no images, if they are stored; else the class itself.
+
+        `args` are those of the class.
+        """
+        del arrays, args
+        return cls
 
     @classmethod
     def known_images(cls, settings: Mapping[str, Any]) -> int | None:

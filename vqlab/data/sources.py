@@ -3,6 +3,7 @@
 import functools
 import inspect
 import logging
+from collections.abc import Collection
 
 from vqlab.data.folder import FolderSource
 from vqlab.data.photos import PhotoSource
@@ -21,8 +22,10 @@ SOURCES = {
 }
 
 
-def build_source(name: str, **args) -> Source:
+def build_source(name: str, *, arrays: Collection[str] = (), **args) -> Source:
     """Builds the source called `name`, and says once how many images it has.
+
+    Where records hold one of `arrays`, which can stand for images, no image is read.
 
     `photos(split)`, `folder(path, split, decoding)`, `tfds(dataset, split, data_dir, decoding)` or
     `records(path, split)`, where `split` is "train" or "validation".
@@ -35,7 +38,7 @@ def build_source(name: str, **args) -> Source:
         inspect.signature(kind).bind(**args)
     except TypeError as error:
         raise ValueError(f"data source {name!r}: {error}") from None
-    source = kind(**args)
+    source = (kind.for_arrays(arrays, **args) if arrays else kind)(**args)
     for note in source.notes:
         _warn_once(note)
     _say_once(_describe(source, name, args.get("split", "train")))
@@ -44,9 +47,11 @@ def build_source(name: str, **args) -> Source:
 
 def _describe(source: Source, name: str, split: str) -> str:
     """Such as `train: 1,281,167 images, 1,000 classes, in /data/train`."""
+    count, views = len(source), source.num_views
+    images = f"{-(-count // views):,} images" + (f", {views} views of each" if views > 1 else "")
     classes = f"{source.num_classes:,} classes" if source.num_classes else "without labels"
     kinds = "" if source.num_classes == 1 else f", {classes}"
-    return f"{split}: {len(source):,} images{kinds}, in {source.place or name}"
+    return f"{split}: {images}{kinds}, in {source.place or name}"
 
 
 @functools.cache  # evaluators build a source each, of the same images

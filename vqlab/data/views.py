@@ -1,19 +1,37 @@
-"""Crops in order, each once, for networks that run over a data set and store what they make."""
+"""Which crops of an image networks run over, to store what they make of each.
+
+Every kind of views has `size`, pixels along a side, `num_views` of an image, `describe()`, its
+settings in JSON types, and `of_image(image, record)`: a function from the number of a view, 0 to
+`num_views` - 1, to uint8 [size, size, 3]. An image is opened once for all its views.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from vqlab.data.corrupt import CorruptRecords, Failure
-from vqlab.data.examples import VIEW, BatchRows, Example, no_example, read_record
-from vqlab.data.pipeline import Reading
+from vqlab.data.examples import VIEW
 from vqlab.data.transforms import CenterCrop, TrainTransform
+
+Crop = Callable[[int], np.ndarray]
+
+
+class Views(Protocol):
+    """See above."""
+
+    size: int
+    num_views: int
+
+    def of_image(self, image: Image.Image, record: int) -> Crop:
+        """The crops of an RGB image of any size, which is number `record` of its source."""
+
+    def describe(self) -> dict[str, Any]:
+        """In JSON types."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +51,11 @@ class CenterViews:
         """Crops of each image."""
         return 2 if self.flip else 1
 
-    def __call__(self, image: Image.Image, record: int, view: int) -> np.ndarray:
-        """RGB image of any size -> uint8 [size, size, 3]."""
+    def of_image(self, image: Image.Image, record: int) -> Crop:
+        """See `Views`."""
+        del record
         pixels = CenterCrop(self.size)(image)
-        return pixels[:, ::-1] if view else pixels
+        return lambda view: pixels[:, ::-1] if view else pixels
 
     def describe(self) -> dict[str, Any]:
         """In JSON types."""
@@ -66,9 +85,13 @@ class RandomViews:
         """Side of the crops in pixels."""
         return self.transform.size
 
-    def __call__(self, image: Image.Image, record: int, view: int) -> np.ndarray:
-        """RGB image of any size -> uint8 [size, size, 3]."""
-        return self.transform(image, np.random.default_rng([self.seed, record, view, VIEW]))
+    def of_image(self, image: Image.Image, record: int) -> Crop:
+        """See `Views`."""
+
+        def crop(view: int) -> np.ndarray:
+            return self.transform(image, np.random.default_rng([self.seed, record, view, VIEW]))
+
+        return crop
 
     def describe(self) -> dict[str, Any]:
         """In JSON types."""
@@ -77,112 +100,63 @@ class RandomViews:
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewExamples:
-    """Position r is view r % V of image r // V; positions from `count` on are empty."""
+class TenCropViews:
+    """Four corners and the centre of a larger centre crop, and their mirror images.
 
-    source: Any
-    views: CenterViews | RandomViews
-    count: int
+    LlamaGen's views (extract_codes_c2i.py, --ten-crop), on which MGVQ's second stage is trained:
+    ADM's centre crop of int(scale * size) pixels, then torchvision's TenCrop(size). The scale is
+    1.1 there, `--crop-range`, and 1.05 of a second set, "ten_crop_105", from which every second
+    image is taken: with (1.1, 1.05) each image has twenty views, of which all are as likely.
 
-    def __call__(self, position: int) -> Example:
-        """A corrupt image is empty too, and listed."""
-        if position >= self.count:
-            return no_example()
-        record, view = divmod(position, self.views.num_views)
-        content = read_record(self.source, record)
-        if isinstance(content, Failure):
-            return no_example(content)
-        image, label, _ = content
-        return Example(self.views(image, record, view), label, {}, ())
+    Views are numbered scale after scale, each in torchvision's order: corners top left, top right,
+    bottom left, bottom right, the centre, and the five mirrored horizontally.
 
-
-@dataclasses.dataclass(frozen=True)
-class ShardRows:
-    """Batch after batch of some shards, one shard after the other."""
-
-    rows: BatchRows
-    shards: tuple[int, ...]
-    batches_per_shard: int
-
-    def __call__(self, batch: int) -> dict:
-        """See `BatchRows`."""
-        place, part = divmod(int(batch), self.batches_per_shard)
-        return self.rows(self.shards[place] * self.batches_per_shard + part)
-
-
-class ViewBatches:
-    """All views of the first images of a source, cut into shards and these into batches.
-
-    No batch holds crops of two shards, so a shard's content does not hang on where a job began.
-
-    Args:
-      source: see `vqlab.data.sources.Source`.
-      views: `CenterViews` or `RandomViews`.
-      batch_size: crops in a batch; the last batch of the last shard is padded.
-      records_per_shard: a multiple of the batch size.
-      limit: of images; None for all.
-      max_corrupt_share: see `CorruptRecords`.
-      num_workers, num_threads, prefetch: see `Reading`.
-
-    Raises:
-      ValueError: a number is out of range.
+    Attributes:
+      size: side of the crops in pixels.
+      scales: sides of the centre crops, in sizes; at least 1.
     """
 
-    def __init__(
-        self,
-        source,
-        views: CenterViews | RandomViews,
-        batch_size: int,
-        *,
-        records_per_shard: int,
-        limit: int | None = None,
-        max_corrupt_share: float = 0.01,
-        num_workers: int = 0,
-        num_threads: int = 2,
-        prefetch: int = 2,
-    ):
-        if batch_size < 1 or records_per_shard < 1 or records_per_shard % batch_size:
-            raise ValueError(
-                f"records_per_shard={records_per_shard} is no multiple of batch_size={batch_size}"
-            )
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit}, must be at least 1 (or None for all)")
-        self.num_images = len(source) if limit is None else min(limit, len(source))
-        self._num_views = views.num_views
-        self.count = self.num_images * views.num_views
-        self._batches_per_shard = records_per_shard // batch_size
-        examples = ViewExamples(source, views, self.count)
-        self._rows = BatchRows(examples, views.size, batch_size)
-        self._reading = Reading(num_workers, num_threads, prefetch)
-        self.corrupt = CorruptRecords(self.num_images, max_corrupt_share)
+    size: int
+    scales: tuple[float, ...] = (1.1,)
+
+    def __post_init__(self):
+        for scale in self.scales:
+            if not 1 <= scale < float("inf"):
+                raise ValueError(
+                    f"ten crops at {scale} times the size: choose 1 or more"
+                )
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales {self.scales} of ten crops must be some, each once")
 
     @property
-    def num_shards(self) -> int:
-        """Shards in all."""
-        return math.ceil(self.count / (self._batches_per_shard * self._rows.batch_size))
+    def num_views(self) -> int:
+        """Ten for each scale."""
+        return 10 * len(self.scales)
 
-    def batches_in(self, shard: int) -> int:
-        """Batches of a shard; only the last shard has fewer than the others."""
-        total = math.ceil(self.count / self._rows.batch_size)
-        return min(self._batches_per_shard, total - shard * self._batches_per_shard)
+    def of_image(self, image: Image.Image, record: int) -> Crop:
+        """See `Views`."""
+        del record
 
-    def read(self, shards: Sequence[int]) -> Iterator[dict]:
-        """The batches of `shards`, which ascend: uint8 "images_u8", "labels" and "mask".
+        @functools.cache
+        def larger(number: int) -> np.ndarray:
+            return CenterCrop(int(self.size * self.scales[number]))(image)
 
-        The mask is False where there is no crop: a corrupt image, or padding.
+        def crop(view: int) -> np.ndarray:
+            number, view = divmod(view, 10)
+            mirrored, place = divmod(view, 5)
+            return _five_crop(larger(number), self.size, place)[:, :: -1 if mirrored else 1]
 
-        Raises:
-          CorruptDataError: too many images are corrupt.
-        """
-        rows = ShardRows(self._rows, tuple(shards), self._batches_per_shard)
-        images_per_batch = math.ceil(self._rows.batch_size / self._num_views)
-        batches = self._reading.read(rows, sum(self.batches_in(shard) for shard in shards))
-        try:
-            for batch in batches:
-                failures = batch.pop("failures")
-                # Copies: the workers' memory must not be in use when they end.
-                batch = {name: np.array(value) for name, value in batch.items()}
-                self.corrupt.add(failures, tried=images_per_batch)
-                yield batch
-        finally:
-            batches.close()
+        return crop
+
+    def describe(self) -> dict[str, Any]:
+        """In JSON types."""
+        facts = {"crop": "ten", "flip": True, "num_views": self.num_views}
+        return facts | {"scales": list(self.scales)}
+
+
+def _five_crop(pixels: np.ndarray, size: int, place: int) -> np.ndarray:
+    """Crop `place` of torchvision's FiveCrop of square pixels [S, S, 3]."""
+    end = len(pixels) - size
+    middle = round(end / 2)  # to the even one where it lies between two
+    top, left = ((0, 0), (0, end), (end, 0), (end, end), (middle, middle))[place]
+    return pixels[top : top + size, left : left + size]

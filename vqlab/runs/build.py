@@ -34,6 +34,7 @@ from vqlab.runs.parts import (
     build_sampling,
     build_source,
     check_stored,
+    in_place_of_images,
 )
 from vqlab.runs.results import pictures
 from vqlab.runs.resuming import Change, compare
@@ -91,7 +92,7 @@ def build_run(
     objective = build_objective(config)
     codec = objective.network.codec(build_sampling(config))
     read_source = functools.partial(build_source, config.data)
-    source = read_source(config.data.train_split)
+    source = read_source(config.data.train_split, in_place_of_images(objective))
     batches = build_batches(config, source, mesh, on_worker_death=stop.request)
     frozen = build_frozen(config, objective, used_networks(config))
     check_stored(config, source, objective, frozen)

@@ -6,7 +6,7 @@ A ValueError from here is a wrong setting, in one line, before anything compiles
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -84,16 +84,22 @@ def build_sampling(config: Config) -> Sampling | None:
     return Sampling.of(**config.sampling) if "sampling" in config else None
 
 
-def build_source(node: Config, split: str) -> data.Source:
+def build_source(node: Config, split: str, arrays: Collection[str] = ()) -> data.Source:
     """The images of a split, by its name in the data set; `node` is config.data.
 
-    The node serves all sources; each takes its own arguments of it.
+    The node serves all sources; each takes its own arguments of it. Where records hold one of
+    `arrays` it stands for the images, which are not read.
     """
     source = choose("data source", node.name, data.SOURCES)
     # Workdirs from before this setting lack it, or parts of it: what is missing is its default.
     decoding = data.Decoding(**(node.decoding if "decoding" in node else {}))
     settings = node.to_dict() | {"decoding": decoding, "split": split}
-    return data.build_source(node.name, **accepted(source, settings))
+    return data.build_source(node.name, arrays=arrays, **accepted(source, settings))
+
+
+def in_place_of_images(objective: Objective) -> list[str]:
+    """Arrays of records beside which the objective needs no images."""
+    return [name for name, stored in objective.stored.items() if stored.replaces == "images"]
 
 
 def build_batches(
@@ -193,7 +199,9 @@ def batch_shapes(
       fields: dtype and shape, by name, of the arrays that records bring; {} for none.
     """
     side, count = config.image_size, config.batch_size
-    batch = {"images": jax.ShapeDtypeStruct((count, side, side, 3), np.uint8)}
+    batch = {}
+    if set(in_place_of_images(objective)).isdisjoint(fields):
+        batch["images"] = jax.ShapeDtypeStruct((count, side, side, 3), np.uint8)
     if "labels" in objective.inputs:
         batch["labels"] = jax.ShapeDtypeStruct((count,), np.int32)
     stored = {name: fields[name] for name in objective.stored if name in fields}

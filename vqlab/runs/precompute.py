@@ -6,7 +6,7 @@ import collections
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -97,14 +97,36 @@ def _latent_encoder(config: ml_collections.ConfigDict, dtype: str) -> Encoder:
 
 
 def build_views(
-    config: ml_collections.ConfigDict, split: str, *, flip: bool, num_random: int
-) -> data.CenterViews | data.RandomViews:
-    """The crops of a split: of the training images as asked for, of the others the centre."""
-    if num_random and flip:
-        raise ValueError(f"views={num_random} flip by the config's augment.flip; leave out flip")
+    config: ml_collections.ConfigDict,
+    split: str,
+    *,
+    flip: bool = False,
+    num_random: int = 0,
+    ten_crop: Sequence[float] = (),
+) -> data.Views:
+    """The crops of a split: of the training images as asked for, of the others the centre.
+
+    Args:
+      config: of the data.
+      split: "train" or "validation".
+      flip: the centre's mirror image too.
+      num_random: random crops of each image, by config.augment.
+      ten_crop: ten crops of each image at each of these scales, see `vqlab.data.TenCropViews`.
+
+    Raises:
+      ValueError: more than one of the three, or scales below 1.
+    """
+    asked = {"flip": flip, f"views={num_random}": num_random, "ten_crop": ten_crop}
+    if len(given := [name for name, value in asked.items() if value]) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} exclude each other: random views flip by config.augment.flip, "
+            "ten crops hold their mirror images"
+        )
     if split == "train" and num_random:
         transform = data.TrainTransform(config.image_size, **config.augment)
         return data.RandomViews(transform, num_random, config.seed)
+    if split == "train" and ten_crop:
+        return data.TenCropViews(config.image_size, tuple(ten_crop))
     return data.CenterViews(config.image_size, flip=flip and split == "train")
 
 
@@ -119,7 +141,7 @@ class Job:
       split: "train" or "validation".
       output: a folder of this name is written there.
       views: see `build_views`.
-      batch_size, records_per_shard, limit: see `vqlab.data.views.ViewBatches`.
+      batch_size, records_per_shard, limit: see `vqlab.data.ViewBatches`.
       images: "webp" to store the crops, or "none" for the arrays alone, indices then packed to the
         bits that they need.
 
@@ -135,7 +157,7 @@ class Job:
         config: ml_collections.ConfigDict,
         split: str,
         output: str | pathlib.Path,
-        views: data.CenterViews | data.RandomViews,
+        views: data.Views,
         *,
         batch_size: int,
         records_per_shard: int,
@@ -213,9 +235,7 @@ class Job:
         return self._writer.finish() if jax.process_index() == 0 else None
 
 
-def _source_facts(
-    name: str, source: data.Source, split: str, num_images: int
-) -> dict[str, Any]:
+def _source_facts(name: str, source: data.Source, split: str, num_images: int) -> dict[str, Any]:
     return {"name": name, **source.identity, "split": split, "num_images": num_images}
 
 

@@ -57,10 +57,12 @@ class Stored(NamedTuple):
     Attributes:
       network: the frozen network that makes it.
       dtype: that it is stored in; "" for the one that the user chooses.
+      replaces: an input that a batch which brings it need not bring: "images", or "" for none.
     """
 
     network: str
     dtype: str = ""
+    replaces: str = ""
 
 
 class Objective(Protocol):
