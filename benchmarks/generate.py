@@ -96,6 +96,7 @@ def vqlab_side(args):
     from vqlab.models.index_sampling import sample_indices
     from vqlab.models.index_transformer import IndexTransformer
     from vqlab.models.token_sampling import TokenSampling
+    from vqlab.ops.codebook import select_codewords
 
     fields = settings(args)
     module = IndexTransformer(**fields)
@@ -109,7 +110,10 @@ def vqlab_side(args):
 
     @jax.jit
     def sample(variables, codewords, labels, keys, sampling):
-        return sample_indices(module, variables, codewords, labels, keys, sampling)
+        def look_up(indices):
+            return select_codewords(codewords, indices).reshape(len(indices), -1)
+
+        return sample_indices(module, variables, look_up, labels, keys, sampling)
 
     rest = jax.device_put(codewords), labels, keys, sampling
     start = time.perf_counter()

@@ -130,9 +130,13 @@ def test_codes_of_records_are_those_of_the_tokenizer(tokenizer, records, tmp_pat
     run = build.build_run(config, tmp_path).run
     batch = run.to_device(next(run.batches))
     run.close()
-    loaded = vqlab.load(tokenizer)
+    assert batch.keys() == {"indices", "labels"}  # images are not read
+    source = data.RecordSource(str(records), config.data.train_split)
+    images = np.stack([source[number]["image"] for number in range(len(source))])
+    codes = vqlab.load(tokenizer).encode(images)
     assert batch["indices"].shape == (8, 4, 4, 2)
-    np.testing.assert_array_equal(batch["indices"], loaded.encode(np.asarray(batch["images"])))
+    known = {code.tobytes() for code in codes}
+    assert all(code.tobytes() in known for code in np.asarray(batch["indices"]))
 
 
 def test_wrong_settings_are_one_line_before_anything_compiles(tokenizer, records, tmp_path):

@@ -30,7 +30,9 @@ class IndexObjective(SecondStageObjective):
     generator: IndexGenerator
 
     code: ClassVar[str] = "indices"
-    stored: ClassVar[Mapping[str, Stored]] = {"indices": Stored(TOKENIZER, dtype="int32")}
+    stored: ClassVar[Mapping[str, Stored]] = {
+        "indices": Stored(TOKENIZER, dtype="int32", replaces="images")
+    }
 
     def __call__(self, params, variables, frozen, batch, *, rng, step):
         """({"generator": loss}, Aux).
