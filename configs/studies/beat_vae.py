@@ -162,15 +162,15 @@ def _demo(debug: bool) -> ml_collections.ConfigDict:
         side.block_types = ("res", "res", "res")
         if debug:
             side.widths = (32, 32, 32)
-    config.num_steps = 4 if debug else 400
-    config.image_size = 48
+    config.num_steps = 4 if debug else 900
+    config.image_size = 32
     config.evals.rate_distortion = _common.evaluation("rate_distortion", 192, 4)
     config.evals.rate_distortion.update(tile_size=192, steps=STEPS)
     for node in config.evals.values():
         node.limit = 2 if debug else 0
         node.batch_size = 2 if debug else 4
     config.evals.reconstruction.num_images_kept = 4
-    config.intervals.update(log=2 if debug else 20, evaluate=0, checkpoint=2 if debug else 200)
+    config.intervals.update(log=2 if debug else 20, evaluate=0, checkpoint=2 if debug else 450)
     return config
 
 
