@@ -24,7 +24,9 @@ def config_of(stage, **changes):
     """The debug config of a stage, smaller still: one block, four tokens of 16-pixel images."""
     config = titok_s128.get_config(f"{stage},debug").unlock()
     for part in (config.model.encoder, config.model.decoder):
-        part.update(image_size=16, depth=1, width=16, num_tokens=4, dtype="float32")
+        part.update(image_size=16, patch_size=2, depth=1, width=16, num_tokens=4, dtype="float32")
+    for node in _pixel_nodes(config.model):
+        node.update(widths=(32, 32), latent_channels=4, dtype="float32")
     config.num_steps, config.image_size = 2, 16
     config.intervals.update(log=1, evaluate=0, checkpoint=2)
     for node in config.evals.values():
@@ -33,6 +35,12 @@ def config_of(stage, **changes):
         config.discriminator.num_layers = 1
     config.update_from_flattened_dict(changes)
     return config.lock()
+
+
+def _pixel_nodes(model):
+    """The node with the sizes of the pixel tokenizer, where there is one."""
+    node = model.get("pixel_tokenizer")
+    return [] if node is None else [node.get("network", node)]
 
 
 @pytest.fixture(scope="module")
