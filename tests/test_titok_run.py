@@ -14,12 +14,13 @@ from tests import exports, tiny, tiny_titok
 from tests.filled import filled
 from tests.test_seams import go_the_whole_way
 from tests.test_training_run import run_until
-from vqlab import convert, models
+from vqlab import convert, data, models
 from vqlab.export import official, package
 from vqlab.export.frozen import NETWORKS
 from vqlab.export.torch_weights import write_state_dict
-from vqlab.runs import build, estimate, train_state, trainer
+from vqlab.runs import build, estimate, precompute, train_state, trainer
 from vqlab.runs.results import read_results
+from vqlab.training import sharding
 from vqlab.training.objectives import TOKENIZER
 from vqlab.training.step import TrainState
 
@@ -212,3 +213,30 @@ def test_pixels_need_no_outside_weights_and_go_the_whole_way(tmp_path):
     loaded, records = go_the_whole_way(tiny_titok.config("pixels"), tmp_path)
     assert loaded.encode(tiny.images(2, 16)).shape == (2, 4, 1)
     assert records[0]["indices"].shape == (4, 1)
+
+
+@pytest.mark.slow
+def test_codes_are_made_once_and_trained_from(stage1, tmp_path):
+    changes = {"objective.pixel_tokenizer_weights": str(stage1[1])}
+    config = tiny_titok.config("stage1", **changes)
+    job = precompute.Job(
+        "latents",
+        precompute.build_encoder("latents", config, None, "float32"),
+        sharding.make_mesh(1, 1, devices=jax.devices()[:1]),
+        config,
+        "train",
+        tmp_path / "records",
+        data.CenterViews(config.image_size),
+        batch_size=2,
+        records_per_shard=4,
+    )
+    job.begin()
+    job.write()
+    codes = data.RecordArrays(str(tmp_path / "records"), "train")[0]["pixel_codes"]
+    assert codes.shape == (8, 8) and 0 <= codes.min() <= codes.max() < 32
+    changes |= {"data.name": "records", "data.path": str(tmp_path / "records")}
+    config = tiny_titok.config("stage1", **changes).unlock()
+    config.evals, config.checkpoint.best_metric = {}, ""
+    training, _ = run_until(config, tmp_path / "run", 1)
+    assert "pixel_codes" in next(iter(training.run.batches))
+    training.run.close()
