@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from configs import titok_b64, titok_l32, titok_s128
 from tests.parity import titok as parity
 from tests.parity.official import load, official_state
+from tests.parity.pixel_tokenizer import pixel_node
 from vqlab import models
 from vqlab.export import titok_names
 from vqlab.export.official import SCHEMES, scheme_of
@@ -72,7 +73,7 @@ def test_in_and_out_is_the_same_state_dict(arrays, stage):
 def test_the_pixel_tokenizer_too():
     stored, config = load(GOLDEN / "titok_pixel_tokenizer.npz")
     state = official_state(stored)
-    template = abstract_variables(models.build(parity.pixel_node(config["sizes"])))
+    template = abstract_variables(models.build(pixel_node(config["sizes"])))
     assert scheme_of(template) == "titok"
     back = SCHEME.to_state(SCHEME.from_state(state, template))
     assert back.keys() == state.keys()
