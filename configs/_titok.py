@@ -9,7 +9,7 @@ README's eight processes of 32 images. Where this differs:
 - The discriminator is LlamaGen's PatchGAN, without the published one's blur, and without LeCam's
   regularization (published weight 0.001).
 - The learning rate's cosine ends at 0, the published one at a tenth of the peak.
-- Gradients and activations are bfloat16 where there they are fp16 under a loss scale.
+- Activations are bfloat16; there they are fp16, under a loss scale.
 """
 
 import ml_collections

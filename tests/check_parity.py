@@ -28,12 +28,13 @@ from tests.parity.index_transformer import check_index_transformer
 from tests.parity.llamagen import check_llamagen
 from tests.parity.measures import check_eval_metrics, check_eval_metrics_extra
 from tests.parity.official import load
+from tests.parity.pixel_tokenizer import check_pixel_tokenizer
 from tests.parity.quantizer import check_quantizer
 from tests.parity.report import Report, Unsupported
 from tests.parity.residual import check_residual
 from tests.parity.semanticist import check_semanticist
 from tests.parity.simvq import check_simvq
-from tests.parity.titok import check_pixel_tokenizer, check_titok
+from tests.parity.titok import check_titok
 from tests.parity.trainstep import check_trainstep
 from tests.parity.vit import check_vit
 

@@ -11,7 +11,10 @@ from tests.check_parity import check_file, main
 from tests.parity.report import Report, relative_error
 
 GOLDEN = Path(__file__).parent / "golden"
-SLOW = {"semanticist_gpt_tiny_si"}  # the same code as _cosine, with 250 steps for each concept
+SLOW = {
+    "semanticist_gpt_tiny_si",  # the same code as _cosine, with 250 steps for each concept
+    "titok_tiny",  # three programs with gradients; tests/models/test_titok.py has it forward
+}
 
 
 def files():

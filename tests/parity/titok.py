@@ -1,5 +1,4 @@
-"""TiTok: both stages and the form that gives pixels (titok_tiny.npz), and MaskGIT's VQGAN
-(titok_pixel_tokenizer.npz)."""
+"""TiTok: both stages and the form that gives pixels (titok_tiny.npz)."""
 
 import functools
 from typing import NamedTuple
@@ -10,14 +9,13 @@ import numpy as np
 
 from tests.parity.index_transformer import gradient_stats
 from tests.parity.official import official_state, to_nchw, to_nhwc
+from tests.parity.pixel_tokenizer import SCHEME, pixel_node
 from tests.parity.report import GRADIENT_LIMIT, Report
 from vqlab import models
-from vqlab.export.official import SCHEMES
 from vqlab.export.package import abstract_variables
 from vqlab.nn.quantized import Quantized
 from vqlab.training.objectives.code_prediction import CodeObjective
 
-SCHEME = SCHEMES["titok"]
 STAGES = ("stage1", "stage2", "nonlegacy")
 # The prefix of the decoder's tensors in the form that gives pixels.
 OTHER = "nonlegacy/"
@@ -69,16 +67,6 @@ def _pixels(sizes: dict, stage: str) -> dict | None:
     network = pixel_node(sizes)
     codes = network.pop("codebook_size")
     return network | {"name": "soft_pixel_decoder", "num_codes": codes}
-
-
-def pixel_node(sizes: dict) -> dict:
-    return {
-        "name": "maskgit_vq",
-        "widths": [sizes["hidden"] * factor for factor in sizes["mult"]],
-        "depth": sizes["res"],
-        "latent_channels": sizes["z"],
-        "codebook_size": sizes["pixel_codes"],
-    }
 
 
 def stage_state(arrays: dict, stage: str) -> dict[str, np.ndarray]:
@@ -148,11 +136,6 @@ def check_titok(report: Report, config: dict) -> None:
         _check_tokens(report, made, variables["params"]["quantizer"]["codebook"][0], stage)
         report.close(f"out/{stage}/grad_x", to_nchw(grad_x), GRADIENT_LIMIT)
         _check_gradients(report, SCHEME.to_state({"params": grads}), config, stage)
-
-
-def images(report: Report) -> jax.Array:
-    """The stored images are in [0, 1]."""
-    return jnp.asarray(to_nhwc(report.arrays["in/x"])) * 2 - 1
 
 
 def _loss(module, others: dict, arrays: dict, stage: str, params: dict, x):
@@ -256,47 +239,3 @@ def _check_gradients(report: Report, official: dict, config: dict, stage: str) -
             report.take(name)
             error = np.max(np.abs(ours - theirs)) / largest
             report.add(name, error, 1e-5, "0 but for rounding, so of the stage's largest")
-
-
-def check_pixel_tokenizer(report: Report, config: dict) -> None:
-    """Codes and both ways of decoding."""
-    network = models.build(pixel_node(config["sizes"]))
-    variables = SCHEME.from_state(official_state(report.arrays), abstract_variables(network))
-    variables = jax.tree.map(jnp.asarray, dict(variables))
-
-    @jax.jit
-    def run(variables, images):
-        codes, state = network.apply(
-            variables,
-            images,
-            method="encode",
-            mutable="intermediates",
-            capture_intermediates=lambda module, _: (module.name or "").startswith(
-                ("stage", "encoder")
-            ),
-        )
-        latents = network.apply(variables, codes, method="lookup")
-        inner = state["intermediates"]["encoder"]
-        return codes, latents, network.apply(variables, latents, method="decode"), inner
-
-    codes, latents, decoded, inner = run(variables, images(report))
-    hidden, pixels = inner["__call__"][0], (decoded + 1) / 2
-    report.equal("out/indices", np.asarray(codes).reshape(len(codes), -1))
-    report.close("out/hidden", to_nchw(hidden))
-    report.close("out/z_quantized", to_nchw(latents))
-    report.close("out/reconstruction", to_nchw(pixels))
-    report.close("out/decode_clamped", to_nchw(jnp.clip(pixels, 0.0, 1.0)))
-    last = len(network.widths) - 1
-    for name in [n for n in report.arrays if n.startswith("out/enc_down")]:
-        stage = int(name.removeprefix("out/enc_down"))
-        y = np.asarray(inner[f"stage{stage}"]["__call__"][0])
-        report.close(name, to_nchw(y if stage == last else _halved(y)))
-    tokens = np.asarray(hidden, np.float64)[..., None, :]
-    squared = np.sort(np.sum((tokens - variables["params"]["codebook"]) ** 2, -1), axis=-1)
-    margin = (squared[..., 1] - squared[..., 0]).reshape(len(codes), -1)
-    report.close("out/margin", margin)
-
-
-def _halved(x: np.ndarray) -> np.ndarray:
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))

@@ -1,10 +1,11 @@
 """Schedules, weight decay and clipping."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqlab.training.optim import build_optimizer, build_schedule, decays
+from vqlab.training.optim import build_optimizer, build_schedule, current_rate, decays
 
 
 def test_warm_up_is_linear_and_cosine_ends_at_zero():
@@ -57,3 +58,31 @@ def test_clip_bounds_the_global_norm():
 def test_wrong_settings_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_optimizer(learning_rate=1.0, num_steps=5, **arguments)
+
+
+def test_what_is_frozen_has_no_update_no_decay_and_no_state():
+    params = {"encoder": {"kernel": jnp.ones((2, 2))}, "decoder": {"kernel": jnp.ones((2, 2))}}
+    settings = {"learning_rate": 0.1, "num_steps": 1, "schedule": "constant"}
+    settings |= {"weight_decay": 1.0, "clip_norm": 1.0}
+    optimizer = build_optimizer("adamw", frozen="encoder/.*", **settings)
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(params, state, params)
+    assert not updates["encoder"]["kernel"].any() and updates["decoder"]["kernel"].all()
+    # The norm that is clipped is of what is trained: the same update without the frozen part.
+    alone = {"decoder": params["decoder"]}
+    plain = build_optimizer("adamw", **settings)
+    expected, _ = plain.update(alone, plain.init(alone), alone)
+    np.testing.assert_array_equal(updates["decoder"]["kernel"], expected["decoder"]["kernel"])
+    moments = [x for x in jax.tree.leaves(state) if x.ndim]
+    assert len(moments) == 2  # both of Adam's, of one kernel
+    rate = build_schedule("constant", 0.1, warmup_steps=0, num_steps=1)
+    assert float(current_rate(rate, state)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("(", "is no regular expression"), ("encoder", "of no parameter")]
+)
+def test_what_to_freeze_has_to_be_there(pattern, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer = build_optimizer("sgd", learning_rate=0.1, num_steps=1, frozen=pattern)
+        optimizer.init({"encoder": {"kernel": jnp.ones(1)}})

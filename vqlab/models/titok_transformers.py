@@ -92,7 +92,7 @@ class TokenTransformer(nn.Module, kw_only=True):
     @nn.nowrap
     def for_each_image(self, tokens: Float[Array, "N D"], like: Array) -> Float[Array, "B N D"]:
         """The same tokens for all images of the batch `like`."""
-        return placed_as(jnp.broadcast_to(tokens, (len(like), *tokens.shape)), like)
+        return placed_as(jnp.broadcast_to(tokens, (like.shape[0], *tokens.shape)), like)
 
 
 class TiTokEncoder(TokenTransformer, kw_only=True):
@@ -125,7 +125,7 @@ class TiTokEncoder(TokenTransformer, kw_only=True):
         )
         x = layer_norm(eps=NORM_EPS, name="norm_out")(x[:, -self.num_tokens :])
         if self.legacy:
-            x = reshape(x, (len(x), self.width, self.num_tokens)).swapaxes(1, 2)
+            x = reshape(x, (x.shape[0], self.width, self.num_tokens)).swapaxes(1, 2)
         # Float32: the choice of codewords hangs on these values.
         name = "to_latents_legacy" if self.legacy else "to_latents"
         return dense(self.latent_channels, kernel_init=vit_init, name=name)(x)

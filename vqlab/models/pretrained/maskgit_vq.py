@@ -19,7 +19,7 @@ from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
 from vqlab.models.kl_autoencoder import NORM_GROUPS, GroupNorm, Upsample
 from vqlab.models.tokenizer import check_images
 from vqlab.nn.layers import conv
-from vqlab.ops.codebook import nearest_codeword
+from vqlab.ops.codebook import nearest_codeword, select_codewords
 from vqlab.ops.mesh import reshape, split_batch
 
 
@@ -156,7 +156,7 @@ class MaskGITVQ(nn.Module):
 
     def lookup(self, codes: Int[Array, "B h w"]) -> Float[Array, "B h w C"]:
         """The codewords of codes, what the decoder reads."""
-        return self.codebook[codes]
+        return select_codewords(self.codebook[None], codes[..., None])[..., 0, :]
 
     def decode(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
         """Codewords to images in [-1, 1], not clipped."""
