@@ -34,22 +34,22 @@ def records(tokenizer, tmp_path_factory):
     return path
 
 
-def write_records(tokenizer, path):
+def write_records(tokenizer, path, images="webp"):
     config = tiny_generator.config(tokenizer)
     encoder = precompute.build_encoder("indices", config, tokenizer, "float32")
     mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     for split in ("train", "validation"):
         views = data.CenterViews(8)
-        sizes = {"batch_size": 4, "records_per_shard": 4}
+        sizes = {"batch_size": 4, "records_per_shard": 4, "images": images}
         job = precompute.Job("indices", encoder, mesh, config, split, path, views, **sizes)
         job.begin()
         job.write()
 
 
-def recorded(config, path):
+def recorded(config, path, name="records"):
     """The config on these records."""
     with config.unlocked():
-        config.data.update(name="records", path=str(path))
+        config.data.update(name=name, path=str(path))
     return config
 
 
@@ -133,6 +133,28 @@ def test_codes_of_records_are_those_of_the_tokenizer(tokenizer, records, tmp_pat
     loaded = vqlab.load(tokenizer)
     assert batch["indices"].shape == (8, 4, 4, 2)
     np.testing.assert_array_equal(batch["indices"], loaded.encode(np.asarray(batch["images"])))
+
+
+def test_codes_alone_are_enough(tokenizer, records, tmp_path):
+    """Without a crop beside them the batches, and what is measured of them, are the same."""
+    write_records(tokenizer, tmp_path / "bare", images="none")
+    batches, scores = [], []
+    for name, path in (("records", records), ("codes", tmp_path / "bare")):
+        config = recorded(tiny_generator.config(tokenizer), path, name).unlock()
+        del config.evals["samples"]
+        training = build.build_run(config.lock(), tmp_path / name)
+        run = training.run
+        batches.append(run.to_device(next(run.batches)))
+        with jax.set_mesh(training.mesh):
+            scores.append(run.evaluate(run.state))
+        run.close()
+    for key in ("indices", "labels"):
+        np.testing.assert_array_equal(batches[1][key], batches[0][key])
+    assert batches[1]["images"].shape == (8, 1, 1, 3) and scores[1] == scores[0]
+    config = tiny.semanticist_config().unlock()
+    config.data.update(name="codes", path=str(tmp_path / "bare"))
+    with pytest.raises(ValueError, match="hold indices; config.model needs images"):
+        build.build_run(config, tmp_path / "semanticist")
 
 
 def test_wrong_settings_are_one_line_before_anything_compiles(tokenizer, records, tmp_path):

@@ -7,6 +7,7 @@ batch number `b` are pure functions of the source, the seed and the number. That
 resuming, and feeding any number of hosts, needs.
 """
 
+from vqlab.data.codes import CodeSource, NoCrop
 from vqlab.data.contents import listing_facts
 from vqlab.data.corrupt import CorruptDataError
 from vqlab.data.decode import Decoding, decoding_of
@@ -27,6 +28,7 @@ __all__ = [
     "CROPS",
     "CenterCrop",
     "CenterViews",
+    "CodeSource",
     "CorruptDataError",
     "Decoding",
     "EvalBatches",
@@ -34,6 +36,7 @@ __all__ = [
     "IMAGES",
     "ImageSet",
     "Manifest",
+    "NoCrop",
     "RandomViews",
     "RecordArrays",
     "RecordFileError",

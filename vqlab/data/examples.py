@@ -119,11 +119,12 @@ def read_example(source, record: int, transform, rng) -> Example | Failure:
 
 
 def read_record(source, record: int) -> tuple | Failure:
-    """(RGB image, label, arrays by name), or what is wrong with a corrupt record."""
+    """(RGB image or None, label, arrays by name), or what is wrong with a corrupt record."""
     try:
         content = source[record]
         arrays = {name: content[name] for name in array_fields(source)}
-        image = decode_rgb(content["image"], decoding_of(source))
+        has_images = getattr(source, "has_images", True)
+        image = decode_rgb(content["image"], decoding_of(source)) if has_images else None
         return image, content["label"], arrays
     except UNREADABLE as error:
         return _failure(source, record, error)

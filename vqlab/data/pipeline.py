@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from vqlab.data.codes import NoCrop
 from vqlab.data.corrupt import CorruptDataError, CorruptRecords
 from vqlab.data.examples import BatchRows, EvalExamples, TrainExamples, array_fields
 from vqlab.data.reading import Reading
@@ -166,7 +167,7 @@ def train_batches(
     """
     if seed < 0:
         raise ValueError(f"data seed is {seed}, must not be negative")
-    if array_fields(source) and not isinstance(transform, StoredCrop):
+    if array_fields(source) and not isinstance(transform, StoredCrop | NoCrop):
         raise ValueError(
             f"records hold arrays of their crops; take these with StoredCrop, not {transform}"
         )

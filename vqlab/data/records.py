@@ -117,7 +117,8 @@ class RecordSource(RecordArrays):
         if not read_manifest(path, split).has_images:
             raise ValueError(
                 f"records in {Path(path).expanduser() / split} hold no images (they were stored "
-                "with images=none), but images are read here; store them with images=webp"
+                "with images=none), but images are read here; store them with images=webp, or "
+                "train a second stage from them with --config.data.name=codes"
             )
         super().__init__(path, split)
 

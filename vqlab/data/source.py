@@ -18,6 +18,7 @@ class Source:
       num_classes: 0 where the images of this split have no labels; "label" is 0 then.
       fields: dtype and shape, by name, of arrays that records hold beside their image.
       setting: the entry of config.data that says which images; "" where the name alone does.
+      has_images: whether there are images at all, and not only labels and arrays.
       is_cropped: whether the images are crops already, whose arrays are of these very crops.
       notes: lines on what is in the user's files.
       place: where they lie; "" for a source that is called by its name alone.
@@ -26,6 +27,7 @@ class Source:
     num_classes: int = 1
     fields: Mapping[str, tuple[str, tuple[int, ...]]] = {}
     setting: ClassVar[str] = ""
+    has_images: ClassVar[bool] = True
     is_cropped: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
     place: str = ""

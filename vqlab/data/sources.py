@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 
+from vqlab.data.codes import CodeSource
 from vqlab.data.folder import FolderSource
 from vqlab.data.photos import PhotoSource
 from vqlab.data.records import RecordSource
@@ -18,14 +19,15 @@ SOURCES = {
     "folder": FolderSource,
     "tfds": TfdsSource,
     "records": RecordSource,
+    "codes": CodeSource,
 }
 
 
 def build_source(name: str, **args) -> Source:
     """Builds the source called `name`, and says once how many images it has.
 
-    `photos(split)`, `folder(path, split, decoding)`, `tfds(dataset, split, data_dir, decoding)` or
-    `records(path, split)`, where `split` is "train" or "validation".
+    `photos(split)`, `folder(path, split, decoding)`, `tfds(dataset, split, data_dir, decoding)`,
+    `records(path, split)` or `codes(path, split)`, where `split` is "train" or "validation".
 
     Raises:
       ValueError: unknown name or arguments, or the data are missing.

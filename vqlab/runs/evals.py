@@ -164,7 +164,7 @@ def _eval_batches(
         source = data.TileSource(source, node.tile_size)
     batches = data.eval_batches(
         source,
-        data.CROPS[crop](node.image_size),
+        data.CROPS[crop](node.image_size) if source.has_images else data.NoCrop(),
         node.batch_size,
         parts=parts,
         num_parts=num_parts,

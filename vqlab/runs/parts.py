@@ -112,7 +112,9 @@ def build_batches(
 ) -> data.TrainBatches:
     """This process's part of the endless training batches."""
     parts, num_parts = sharding.own_parts(mesh)
-    if source.is_cropped:
+    if not source.has_images:
+        transform = data.NoCrop()
+    elif source.is_cropped:
         transform = data.StoredCrop(config.image_size)
     else:
         transform = data.TrainTransform(config.image_size, **config.augment)
@@ -189,9 +191,15 @@ def check_source(
     made = stored_fingerprints(config, objective, frozen)
     marks = {name: mark for name, (mark, _) in made.items() if name in source.fields}
     path, manifest = config.data.path, source.manifest
+    if not source.has_images and not objective.stored.keys() <= marks.keys():
+        wanted = " and ".join(objective.stored) or "images"
+        raise ValueError(f"records in {path} hold {manifest.what}; config.model needs {wanted}")
     if manifest.what == "latents" and not marks:
         raise ValueError(f"records in {path} hold latents, but config.model reads images only")
     data.check_records(manifest, path, image_size=config.image_size, fingerprints=marks)
+    if not source.has_images and config.evals:  # evaluators take the codes of the others as well
+        manifest = build_source(config.data, config.data.validation_split).manifest
+        data.check_records(manifest, path, image_size=config.image_size, fingerprints=marks)
 
 
 def _check_labels(source: data.Source, objective: Objective) -> None:
