@@ -53,11 +53,18 @@ def recorded(config, path, name="records"):
     return config
 
 
+def without_samples(tokenizer):
+    """Drawing on a mesh takes a fifth of a run's time to compile; tests/test_generate.py draws."""
+    config = tiny_generator.config(tokenizer).unlock()
+    del config.evals["samples"]
+    return config.lock()
+
+
 @pytest.fixture(scope="module")
 def finished(tokenizer, tmp_path_factory):
     """A finished run of four steps on a 2x4 mesh: (workdir, state on the host)."""
     workdir = tmp_path_factory.mktemp("straight")
-    config = tiny_generator.config(tokenizer)
+    config = without_samples(tokenizer)
     training, state = run_until(config, workdir, 4)
     with jax.set_mesh(training.mesh):
         trainer.finish(config, workdir, training, state)
@@ -65,8 +72,9 @@ def finished(tokenizer, tmp_path_factory):
     return workdir, jax.device_get(state)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(finished, tokenizer, tmp_path):
-    config = tiny_generator.config(tokenizer)
+    config = without_samples(tokenizer)
     first, _ = run_until(config, tmp_path, 2)
     first.run.close()
     _, resumed = run_until(config, tmp_path, 4)
@@ -87,7 +95,7 @@ def test_the_workdir_explains_itself(finished):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert any("train/loss/generator" in line and "train/nll_g1" in line for line in lines)
     page = (workdir / "report.html").read_text()
-    for text in ("class 7", "generator.generate(", "Loss of the generator", "over MGVQ"):
+    for text in ("Likelihood", "generator.generate(", "Loss of the generator", "over MGVQ"):
         assert text in page
     card = (workdir / "export" / "README.md").read_text()
     assert "pipeline_tag: unconditional-image-generation" in card
@@ -125,32 +133,20 @@ def test_another_tokenizer_is_refused(finished, tokenizer, records, tmp_path):
             vqlab.load(folder)
 
 
-def test_codes_of_records_are_those_of_the_tokenizer(tokenizer, records, tmp_path):
-    config = recorded(tiny_generator.config(tokenizer), records)
-    run = build.build_run(config, tmp_path).run
-    batch = run.to_device(next(run.batches))
-    run.close()
-    loaded = vqlab.load(tokenizer)
-    assert batch["indices"].shape == (8, 4, 4, 2)
-    np.testing.assert_array_equal(batch["indices"], loaded.encode(np.asarray(batch["images"])))
-
-
-def test_codes_alone_are_enough(tokenizer, records, tmp_path):
-    """Without a crop beside them the batches, and what is measured of them, are the same."""
+def test_codes_of_records_are_the_tokenizer_s_and_enough_alone(tokenizer, records, tmp_path):
+    """Without a crop beside them the batches are the same."""
     write_records(tokenizer, tmp_path / "bare", images="none")
-    batches, scores = [], []
+    batches = []
     for name, path in (("records", records), ("codes", tmp_path / "bare")):
-        config = recorded(tiny_generator.config(tokenizer), path, name).unlock()
-        del config.evals["samples"]
-        training = build.build_run(config.lock(), tmp_path / name)
-        run = training.run
+        config = recorded(tiny_generator.config(tokenizer), path, name)
+        run = build.build_run(config, tmp_path / name).run
         batches.append(run.to_device(next(run.batches)))
-        with jax.set_mesh(training.mesh):
-            scores.append(run.evaluate(run.state))
         run.close()
     for key in ("indices", "labels"):
         np.testing.assert_array_equal(batches[1][key], batches[0][key])
-    assert batches[1]["images"].shape == (8, 1, 1, 3) and scores[1] == scores[0]
+    assert batches[1]["images"].shape == (8, 1, 1, 3)
+    indices = vqlab.load(tokenizer).encode(np.asarray(batches[0]["images"]))
+    np.testing.assert_array_equal(batches[0]["indices"], indices)
     config = tiny.semanticist_config().unlock()
     config.data.update(name="codes", path=str(tmp_path / "bare"))
     with pytest.raises(ValueError, match="hold indices; config.model needs images"):
@@ -196,13 +192,13 @@ def test_evaluators_of_tokenizers_are_refused(tokenizer, tmp_path):
 def test_the_plan_takes_no_files():
     config = tiny_generator.config("")
     assert estimate.trace_step(config, jax.devices()).batch["labels"].shape == (8,)
-    config = tiny_generator.config("", semanticist_gpt_l)
-    program = estimate.trace_step(config, jax.devices(), precomputed=True)
-    assert program.batch["concepts"].shape == (8, 4, 4)
 
 
 @pytest.mark.slow
 def test_concepts_go_the_whole_way(tmp_path):
+    config = tiny_generator.config("", semanticist_gpt_l)
+    program = estimate.trace_step(config, jax.devices(), precomputed=True)
+    assert program.batch["concepts"].shape == (8, 4, 4)
     path = tiny_generator.save(tmp_path / "tokenizer", tiny.semanticist_node())
     config = tiny_generator.config(path, semanticist_gpt_l)
     training, state = run_until(config, tmp_path / "run", 2)
@@ -210,6 +206,8 @@ def test_concepts_go_the_whole_way(tmp_path):
         trainer.finish(config, tmp_path / "run", training, state)
     training.run.close()
     assert read_results(tmp_path / "run")["likelihood/loss"] > 0
+    assert "class 7" in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "samples.png").exists()
     loaded = vqlab.load(tmp_path / "run" / "export")
     images = loaded.generate([0, 7], num_steps=2)
     assert images.shape == (2, 16, 16, 3) and np.isfinite(images).all()

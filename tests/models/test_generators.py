@@ -47,13 +47,12 @@ def test_codewords_as_read_have_length_1_and_as_stored_do_not(index):
     np.testing.assert_allclose(raw / jnp.linalg.norm(raw, axis=-1, keepdims=True), read, rtol=1e-5)
 
 
-@pytest.mark.parametrize("quantizer", ["vector_quantizer", "residual_quantizer", "fsq"])
+@pytest.mark.parametrize("quantizer", ["residual_quantizer", "fsq"])
 def test_any_tokenizer_with_indices_will_do(quantizer):
     """Shapes of what is sampled; nothing is computed."""
     sizes = {"num_groups": 3} if quantizer == "residual_quantizer" else {}
     nodes = {
         "fsq": {"name": "fsq", "levels": (4, 5, 2, 5, 3, 2, 2, 2)},
-        "vector_quantizer": {"codebook_size": 16, "latent_channels": 8},
         "residual_quantizer": {"codebook_size": 16, "latent_channels": 8},
     }
     node = tiny_generator.index_node(num_classes=0, width=48)
