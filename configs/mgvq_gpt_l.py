@@ -1,4 +1,4 @@
-"""MGVQ's second stage, GPT-L: class -> 256 positions of 4 indices -> 256x256 images (398 M).
+"""MGVQ's second stage, GPT-L: class -> 256 positions of 4 indices -> 256x256 images (361 M).
 
 Reproduces no published number: MGVQ released this size's architecture alone. Training is LlamaGen's
 (batch 256, learning rate 1e-4 without warm-up, weight decay 0.05, 300 epochs), on random crops

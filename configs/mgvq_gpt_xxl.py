@@ -1,4 +1,4 @@
-"""MGVQ's second stage, GPT-XXL: class -> 576 positions of 4 indices -> 384x384 images (1.5 B).
+"""MGVQ's second stage, GPT-XXL: class -> 576 positions of 4 indices -> 384x384 images (1.46 B).
 
 The size whose samples MGVQ published (GPT_XXL_300ep_topk_12: top-k 4096, images drawn at 384 pixels
 and resized to 256; its numbers are not public). Training is LlamaGen's (batch 256, learning rate

@@ -9,6 +9,8 @@ from PIL import Image
 import vqlab
 from tests import commands, tiny, tiny_generator
 from vqlab import convert
+from vqlab.evaluation.panels import Measured
+from vqlab.evaluation.samples import Samples
 from vqlab.export.files import load_file, save_arrays
 from vqlab.export.package import load_package
 from vqlab.models.generator import NUMBERS_PER_CLASS
@@ -95,6 +97,26 @@ def test_a_given_beginning_stays(loaded):
     others = code.copy()
     others[:, 2:] = (others[:, 2:] + 1) % 16  # rows that are not given
     np.testing.assert_array_equal(loaded.complete(others, 8, [0, 7], guidance_scale=1.5), part)
+
+
+def test_the_report_has_a_row_for_each_class(loaded):
+    samples = Samples(loaded.generator, None, classes=(7, 0), num_per_class=2, seed=3)
+    asked = []
+
+    def draw(weights, labels, seed, numbers, sampling):
+        asked.append((labels.tolist(), int(seed), numbers.tolist()))
+        return None, np.full((2, 8, 8, 3), labels[0] / 7, np.float32)
+
+    samples._draw = draw  # what is compiled is tested above
+    results = samples.measure(loaded.weights, {})
+    assert asked[0] == ([7, 7], 3, [7 * NUMBERS_PER_CLASS, 7 * NUMBERS_PER_CLASS + 1])
+    first, others, headings = samples.pictures(results)
+    assert first.shape == (2, 8, 8, 3) and others.shape == (1, 2, 8, 8, 3) and len(headings) == 2
+    assert (first[0] == 1).all() and (first[1] == 0).all()
+    (section,) = samples.sections("samples", Measured({"samples/images_per_second": 1.0}, {}))
+    assert section.body.index("class 7") < section.body.index("class 0")
+    with pytest.raises(ValueError, match="class 8 does not exist"):
+        Samples(loaded.generator, None, classes=(8,))
 
 
 def test_files_are_the_images_of_their_numbers(loaded, written):

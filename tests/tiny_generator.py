@@ -82,5 +82,6 @@ def config(tokenizer, module=mgvq_gpt_b, **changes):
     for evaluator in config.evals.values():
         evaluator.update(image_size=node["image_size"])
     config.evals.samples.update(classes=(0, 7), num_per_class=1)
+    config.optimizer.generator.update(name="sgd", learning_rate=0.1)  # less to compile
     config.update(changes)
     return config.lock()

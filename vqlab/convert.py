@@ -172,7 +172,7 @@ def stablehlo(
     """
     lowered = platforms.split(",")
     programs.check_output(output, lowered)
-    tokenizer = inference.load_tokenizer(source, step, dtype)
+    tokenizer = inference.load_only("tokenizer", source, step, dtype)
     codec, weights = tokenizer.codec, tokenizer.weights
     return str(programs.save_codec(output, codec, weights, image_size, lowered))
 

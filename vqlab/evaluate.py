@@ -202,6 +202,8 @@ def _subject(loaded: Loaded | LoadedGenerator) -> Codec | Generator:
 
 def _evaluators(config, workdir: pathlib.Path, codec: Any, weights, mesh, frozen) -> dict:
     """Those of the config, or with --images one for whole images."""
+    if _IMAGES.value and (noun := codec.card().noun) != "tokenizer":
+        raise ValueError(f"--images are reconstructed by a tokenizer; {workdir} holds a {noun}")
     if _IMAGES.value:
         protocols = _PROTOCOL.value or DEFAULT
         reader = _reader(mesh, _crop())

@@ -18,7 +18,7 @@ import logging
 from absl import flags
 
 from vqlab.host import cli, cluster
-from vqlab.inference import load_generator
+from vqlab.inference import load_only
 from vqlab.runs import generating
 from vqlab.training.checkpoint import require_writable
 
@@ -58,7 +58,7 @@ def main() -> None:
     with cluster.ending_with_peers(1), cli.exit_on_error():
         cluster.join()
         classes = generating.parse_classes(_CLASSES.value)
-        loaded = load_generator(_WORKDIR.value, _STEP.value, _DTYPE.value)
+        loaded = load_only("generator", _WORKDIR.value, _STEP.value, _DTYPE.value)
         sampling = loaded.changed(
             guidance_scale=_GUIDANCE.value,
             guidance_schedule=_SCHEDULE.value,

@@ -12,13 +12,8 @@ import numpy as np
 
 from vqlab import models
 from vqlab.models.codec import Weights
-from vqlab.models.generator import (
-    Generator,
-    GeneratorSampling,
-    check_labels,
-    draw_images,
-    in_use,
-)
+from vqlab.models.generator import Generator, check_labels, draw_images, in_use
+from vqlab.models.generator_sampling import GeneratorSampling
 from vqlab.models.inputs import check_indices, check_pixels, check_real
 from vqlab.ops.counts import MAX_SEED, check_count, check_seed
 

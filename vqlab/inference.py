@@ -266,29 +266,10 @@ def load(
     return LOADED[in_use(models.build(node)).card().noun](node, weights, sampling)
 
 
-def load_tokenizer(
-    path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None
-) -> Loaded:
-    """`load`, where only a tokenizer will do.
-
-    Raises:
-      ValueError: also for a generator.
-    """
-    return _wanted(path, "tokenizer", step, dtype)
-
-
-def load_generator(
-    path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None
-) -> LoadedGenerator:
-    """`load`, where only a generator will do.
-
-    Raises:
-      ValueError: also for a tokenizer.
-    """
-    return _wanted(path, "generator", step, dtype)
-
-
-def _wanted(path: str | pathlib.Path, noun: str, step: int | str, dtype: str | None) -> Any:
+def load_only(
+    noun: str, path: str | pathlib.Path, step: int | str = "latest", dtype: str | None = None
+) -> Any:
+    """`load` of a "tokenizer" or a "generator"; the other one is a ValueError too."""
     loaded = load(path, step, dtype)
     if (held := loaded.subject.card().noun) != noun:
         raise ValueError(f"{path} holds a {held}, and a {noun} is needed")

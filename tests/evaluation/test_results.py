@@ -60,7 +60,7 @@ def test_one_page_shows_every_analysis_of_semanticist(tmp_path, evaluated):
     assert f"Semanticist: {tmp_path.name}" in page and "1,234,567" in page
     assert "4 x 4" in page and "2 steps of ancestral, guidance 2 (constant)" in page
     assert "concepts, num_concepts=4, guidance_scale=2.0, num_steps=2, seed=0" in page
-    picture = np.asarray(Image.open(tmp_path / results.PICTURE_FILE))
+    picture = np.asarray(Image.open(tmp_path / "reconstructions.png"))
     # The original and 1, 2, 4 concepts, enlarged to the 96 pixels of a heading.
     assert picture.shape[1] == 6 + 4 * (6 * stubs.SIDE + 6)
 

@@ -19,11 +19,13 @@ class Evaluator:
       of: what it is made for, "tokenizer" or "generator"; it is given a `Codec` or a `Generator`.
       uses: frozen networks that it takes where their weights are given. One that names some has the
         argument `networks`, the names of those given.
+      picture_file: what the workdir's picture is called where it shows `pictures` of this one.
       needs: what it needs of the images, known before anything is read.
       protocol: {metric: how it was measured, in one line}, of the last `measure`.
     """
 
     of: ClassVar[str] = "tokenizer"
+    picture_file: ClassVar[str] = "reconstructions.png"
     uses: ClassVar[tuple[str, ...]] = ()
     needs: Needs = Needs({"validation": 1})
     protocol: dict[str, str]

@@ -36,6 +36,7 @@ class Samples(Evaluator):
     """
 
     of: ClassVar[str] = "generator"
+    picture_file: ClassVar[str] = "samples.png"
     needs = Needs({})
 
     def __init__(

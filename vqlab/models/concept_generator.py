@@ -12,12 +12,8 @@ import jax.numpy as jnp
 
 from vqlab.models.concept_sampling import sample_concepts
 from vqlab.models.concept_transformer import ConceptTransformer
-from vqlab.models.generator import (
-    GeneratorSampling,
-    SecondStage,
-    TokenizerGenerator,
-    generator_card,
-)
+from vqlab.models.generator_sampling import GeneratorSampling
+from vqlab.models.second_stage import SecondStage, TokenizerGenerator, generator_card
 from vqlab.ops.counts import check_count
 
 SCORE_DRAWS = 4  # times and noises for each concept

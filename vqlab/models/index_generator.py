@@ -11,14 +11,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from vqlab.models.generator import (
-    GeneratorSampling,
-    SecondStage,
-    TokenizerGenerator,
-    generator_card,
-)
+from vqlab.models.generator_sampling import GeneratorSampling
 from vqlab.models.index_sampling import sample_indices
 from vqlab.models.index_transformer import IndexTransformer
+from vqlab.models.second_stage import SecondStage, TokenizerGenerator, generator_card
 from vqlab.ops.losses import index_nll
 from vqlab.registry import check_choice
 

@@ -28,12 +28,8 @@ from vqlab.evaluation.image_metrics import to_uint8
 from vqlab.export.fingerprint import fingerprint
 from vqlab.export.package import flatten
 from vqlab.generation import LoadedGenerator
-from vqlab.models.generator import (
-    NUMBERS_PER_CLASS,
-    GeneratorSampling,
-    check_labels,
-    draw_images,
-)
+from vqlab.models.generator import NUMBERS_PER_CLASS, check_labels, draw_images
+from vqlab.models.generator_sampling import GeneratorSampling
 from vqlab.ops.counts import MAX_SEED, check_count, check_seed
 from vqlab.training import sharding
 from vqlab.training.disk import naming, write_text

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from vqlab import data
 from vqlab.export.fingerprint import fingerprint
-from vqlab.inference import load_tokenizer
+from vqlab.inference import load_only
 from vqlab.runs import parts
 from vqlab.runs.whole_networks import place_nodes
 from vqlab.training import sharding
@@ -64,7 +64,7 @@ def build_encoder(
         return _latent_encoder(config, dtype)
     if not source:
         raise ValueError(f"{what} need a trained tokenizer: give --source=WORKDIR_OR_EXPORT")
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_only("tokenizer", source)
     codec = tokenizer.codec
     if codec.name != what:
         raise ValueError(f"{source} makes {codec.name} ({codec.card().title}) and no {what}")

@@ -23,7 +23,7 @@ from vqlab.models.codec import Card
 from vqlab.training.disk import naming, write_text
 from vqlab.training.events import read_events
 
-EVALUATION_FILE, PICTURE_FILE = "evaluation.json", "reconstructions.png"
+EVALUATION_FILE = "evaluation.json"
 MAX_EVENTS = 100  # on the page; events.jsonl has all
 
 
@@ -48,7 +48,7 @@ def write_results(
     load_path: str,
     comparison: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pathlib.Path | None:
-    """Writes evaluation.json, report.html and, of the first reconstructions, a picture.
+    """Writes evaluation.json, report.html and, of the first evaluator that has some, a picture.
 
     `card` is the codec's, `load_path` is what the report gives to `vqlab.load`. `comparison` holds
     other runs' results by a label each, for the plots; see `read_results`. Returns the report's
@@ -59,11 +59,12 @@ def write_results(
     kept = _kept(workdir, evaluators)
     write_numbers(workdir, results, protocols(evaluators), step=step, kept=kept)
     measured = Measured(results, comparison or {})
-    for picture in list(pictures(evaluators, results).values())[:1]:
-        with naming(workdir / PICTURE_FILE):
-            part = workdir / f"{PICTURE_FILE}.part"
+    for name, picture in list(pictures(evaluators, results).items())[:1]:
+        path = workdir / evaluators[name].picture_file
+        with naming(path):
+            part = pathlib.Path(f"{path}.part")
             part.write_bytes(picture)
-            os.replace(part, workdir / PICTURE_FILE)
+            os.replace(part, path)
     usage = f"import vqlab\n\n{card.noun} = vqlab.load({load_path!r})\n{card.usage}\n"
     return report.write_report(
         workdir,

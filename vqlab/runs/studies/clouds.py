@@ -24,7 +24,7 @@ def read_tokens(config: Config) -> np.ndarray:
     node = config.tokens
     if not config.latents:
         return anisotropic(node.count, node.channels, node.seed)
-    loaded = inference.load_tokenizer(config.latents)
+    loaded = inference.load_only("tokenizer", config.latents)
     loaded.codec.check_image_size(node.image_size, "tokens.image_size")
     source = parts.build_source(config.data, config.data.train_split)
     if node.tile_size:

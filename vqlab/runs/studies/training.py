@@ -30,7 +30,9 @@ def check(config) -> None:
     """Raises ValueError where the network, the objective or their settings cannot work."""
     objective = parts.build_objective(config)
     parts.build_optimizers(config, objective.players)
-    codec = objective.network.codec(parts.build_sampling(config))
+    codec = parts.build_subject(config, objective)
+    if (noun := codec.card().noun) != "tokenizer":
+        raise ValueError(f"a study compares tokenizers; {config.model.name} is a {noun}")
     for name, node in config.evals.items():
         choose("evaluator", node.name, EVALUATORS)
         codec.check_image_size(node.image_size, f"evals.{name}.image_size")

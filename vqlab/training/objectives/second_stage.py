@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import jax
 
-from vqlab.models.codec import Weights
 from vqlab.models.generator import TOKENIZER
 from vqlab.training.step import Tree
 
@@ -49,11 +48,6 @@ class SecondStageObjective:
         """The generator."""
         return self.generator
 
-    @property
-    def num_classes(self) -> int:
-        """Labels of a batch are 0..num_classes-1; 0: they are not read."""
-        return self.generator.num_classes
-
     def init(self, rng: jax.Array, batch: dict) -> tuple[dict[str, Tree], dict[str, Tree]]:
         """(params, variables) of the generator; `batch` gives the shapes."""
         collections = dict(self.generator.init(rng, batch["images"]))
@@ -63,8 +57,9 @@ class SecondStageObjective:
         """Adds the code of the images, unless the batch brings it; see `Objective`."""
         batch = dict(batch)
         if self.code not in batch:
-            weights = Weights({}, frozen)
-            batch[self.code] = self.generator.codec().encode(weights, batch["images"])
+            weights = self.generator.tokenizer_weights(frozen)
+            codec = self.generator.tokenizer.codec()
+            batch[self.code] = codec.encode(weights, batch["images"])
         return batch
 
     def post_update(self, params: dict[str, Tree], update: Tree) -> dict[str, Tree]:
