@@ -48,8 +48,8 @@ def test_equal_logits_cost_the_logarithm_of_the_codewords():
     indices = jax.random.randint(jax.random.key(0), (4, 4, 4, 2), 0, 16)
     batch = {"indices": indices, "labels": LABELS}
     losses, metrics = run(objective, {"generator": params}, variables, frozen, batch)
-    assert losses["generator"] == pytest.approx(np.log(16), rel=1e-6)
-    assert metrics["nll_g1"] == pytest.approx(np.log(16), rel=1e-6)
+    assert losses["generator"] == pytest.approx(np.log(16), rel=1e-5)
+    assert metrics["nll_g1"] == pytest.approx(np.log(16), rel=1e-5)
 
 
 def test_labels_and_branches_are_dropped_in_training():
