@@ -155,7 +155,7 @@ def _vae(weight: float, side: int) -> ml_collections.ConfigDict:
 
 
 def _demo(debug: bool) -> ml_collections.ConfigDict:
-    """The demo's training, shorter: a backbone of residual blocks alone, and smaller crops."""
+    """The demo's training, shorter: a backbone of residual blocks alone, and small crops."""
     config = mgvq_demo.get_config("debug" if debug else "").copy_and_resolve_references().unlock()
     for side in (config.model.encoder, config.model.decoder):
         side.depths = (0, 1, 1) if debug else (0, 1, 2)
@@ -164,6 +164,9 @@ def _demo(debug: bool) -> ml_collections.ConfigDict:
             side.widths = (32, 32, 32)
     config.num_steps = 4 if debug else 900
     config.image_size = 32
+    # With random colours some runs had not learned to send any colour by their end, and others had:
+    # seeds differed by more than bottlenecks.
+    config.augment.recolour = 0.0
     config.evals.rate_distortion = _common.evaluation("rate_distortion", 192, 4)
     config.evals.rate_distortion.update(tile_size=192, steps=STEPS)
     for node in config.evals.values():
