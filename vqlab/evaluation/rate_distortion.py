@@ -211,7 +211,8 @@ class _Sums:
         if sent.symbols is not None:
             symbols = to_host(sent.symbols)[rows]
             self._positions = math.prod(symbols.shape[1:-1])
-            self.symbols = self.symbols or SymbolCounts(symbols.shape[-1])
+            tables = self.way.tables or range(symbols.shape[-1])
+            self.symbols = self.symbols or SymbolCounts(tables)
             self.symbols.add(symbols)
 
     def rates(self, kept: int) -> dict[str, float]:
