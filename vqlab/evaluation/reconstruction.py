@@ -194,7 +194,8 @@ class ReconstructionEvaluator(Evaluator):
             for way, pictures in made.items():
                 quality[way] = self._score(quality[way], lpips_params, images, pictures, mask)
             if (size := self._codec.codebook_size) is not None:
-                usage = usage or CodebookUsage.empty(code.shape[-1], size)
+                if usage is None:
+                    usage = CodebookUsage.empty(code.shape[-1], size)
                 usage = self._observe(usage, code, mask)
             gallery.add({"images": images, **made}, mask)
 

@@ -12,11 +12,13 @@ class SymbolCounts:
     """Counts of integers in S columns. Exact, and no count has to be bounded.
 
     Args:
-      tables: [S] number of the table that a column's code is read from; columns may share one.
+      num_columns: S.
+      tables: [S] number of the table that a column's code is read from, where columns share some;
+        () for a table of each.
     """
 
-    def __init__(self, tables: Sequence[int]):
-        self._numbers = tuple(tables)
+    def __init__(self, num_columns: int, tables: Sequence[int] = ()):
+        self._numbers = tuple(tables) or tuple(range(num_columns))
         self._columns = [Counter() for _ in self._numbers]
 
     @property

@@ -130,7 +130,7 @@ class BinaryQuantizer(CountingBottleneck):
         keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
-        self.check_latents(latents, keep)
+        self.check_latents(latents)
         scalars = self._to_scalars(latents)
         is_one = jax.lax.stop_gradient(scalars) > 0
         codewords = self._codewords(is_one)

@@ -61,7 +61,6 @@ class GaussianBottleneck(Bottleneck):
                 f"moments {moments.shape} must be [B, ..., {self.input_channels}], "
                 f"a mean and a log-variance for each of {self.latent_channels} channels"
             )
-        self.check_latents(moments, keep)
         if train:
             latents = draw_posterior(moments, self.make_rng("posterior"))
         else:

@@ -94,7 +94,7 @@ class FSQ(CountingBottleneck):
         keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
-        self.check_latents(latents, keep)
+        self.check_latents(latents)
         scalars = latents.astype(jnp.float32)
         if self.is_projected:
             scalars = self.project_in(scalars)

@@ -73,7 +73,7 @@ class IBQ(CountingBottleneck):
         keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; zeros for `num_groups` 0 instead of 1 (or None)."""
-        self.check_latents(latents, keep)
+        self.check_latents(latents)
         sent = flat(keep)
         used = check_kept("num_groups", num_groups, 1)
         tokens = reshape(latents.astype(jnp.float32), (-1, self.latent_channels))

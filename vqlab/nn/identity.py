@@ -38,7 +38,7 @@ class IdentityBottleneck(Bottleneck):
         keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """The latents; zeros for `num_groups` 0 instead of 1 (or None). Nothing is counted."""
-        self.check_latents(latents, keep)
+        self.check_latents(latents)
         kept = check_kept("num_groups", num_groups, 1)
         return Quantized(latents if kept else 0 * latents, None, {}, {}, {})
 

@@ -11,9 +11,9 @@ grid of positions or a sequence of tokens. It is a Linen module with
   lookup(indices [..., G], *, num_groups=None) -> [..., C], num_groups in a jitted program too
   lookup_groups(indices [..., G]) -> [..., G, D]
 
-so that a new one is a file, a line in `vqlab.models.MODULES` and a config node. `keep` [B, ...] says
-which tokens are sent, None for all: the others are quantized too, and count in no loss, statistic
-or update.
+so that a new one is a file, a line in `vqlab.models.MODULES` and a config node. `keep` [B, ...]
+says which tokens are sent, None for all: the others are quantized too, and count in no loss,
+statistic or update.
 """
 
 from collections.abc import Mapping
@@ -92,10 +92,8 @@ class Bottleneck(nn.Module):
         return self.lookup(indices)
 
     @nn.nowrap
-    def check_latents(self, latents: Array, keep: Array | None = None) -> None:
-        """Raises ValueError unless these are [B, ..., input_channels], and `keep` [B, ...]."""
-        if keep is not None and keep.shape != latents.shape[:-1]:
-            raise ValueError(f"keep {keep.shape} does not say which of latents {latents.shape}")
+    def check_latents(self, latents: Array) -> None:
+        """Raises ValueError unless these are [B, ..., input_channels]."""
         if latents.ndim < 2 or latents.shape[-1] != self.input_channels:
             raise ValueError(
                 f"latents {latents.shape} do not fit this quantizer's [B, ..., "

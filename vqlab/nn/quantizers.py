@@ -79,7 +79,7 @@ class GroupedQuantizer(CountingBottleneck):
         keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
-        self.check_latents(latents, keep)
+        self.check_latents(latents)
         batch, *positions = latents.shape[:-1]
         tokens = reshape(latents, (-1, self.num_groups, self.codebook.shape[-1]))
         tokens = ops.l2_normalize(tokens)

@@ -71,7 +71,7 @@ class ResidualQuantizer(LearnedCodebooks):
         keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; only the first `num_groups` layers (None: all) add to the result."""
-        self.check_latents(latents, keep)
+        self.check_latents(latents)
         tokens = self.to_tokens(latents)
         residuals, indices = self._search(tokens)
         tokens = jnp.broadcast_to(tokens[:, None], residuals.shape)

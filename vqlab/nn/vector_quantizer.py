@@ -33,7 +33,7 @@ class VectorQuantizer(LearnedCodebooks):
         keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; zeros for `num_groups` 0 instead of 1 (or None)."""
-        self.check_latents(latents, keep)
+        self.check_latents(latents)
         used = check_kept("num_groups", num_groups, 1)
         tokens = self.as_compared(self.to_tokens(latents))[:, None]
         indices = self.nearest(tokens, self.all_codebooks())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from vqlab.ops.mesh import along_batch, over_batch, replicate, varying_as
 from vqlab.ops.sent import places
@@ -263,7 +263,7 @@ def _propose_until(
     key: jax.Array,
     first_round: Int[Array, ""],
     tokens: Float[Array, "N G D"],
-    count: int | Int[Array, ""],
+    count: int | UInt[Array, ""],
     codewords: Float[Array, "M D"],
     groups: Int[Array, " M"],
     is_waiting: Bool[Array, " M"],

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def mean(
-    values: Float[Array, "*dims"], sent: Bool[Array, "*dims"] | None, axis: int | Sequence[int] = 0
+    values: Float[Array, "..."], sent: Bool[Array, "..."] | None, axis: int | Sequence[int] = 0
 ) -> Array:
     """Over `axis` where `sent`, which has the axes of `values` in front, is true; 0 of none."""
     if sent is None:
