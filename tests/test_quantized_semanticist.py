@@ -78,7 +78,8 @@ def test_the_workdir_explains_itself(finished):
         assert results[f"{point}/fixed_bits_per_pixel"] == kept * GROUPS * 4 / 16**2
         psnr = results[f"reconstruction/first_{kept}/psnr"]
         assert results[f"{point}/psnr"] == pytest.approx(psnr, abs=1e-3)
-    rates = [results[f"rate_distortion/first_{k}/indices/entropy_bits_per_pixel"] for k in (1, 2, 4)]
+    points = [f"rate_distortion/first_{kept}/indices" for kept in (1, 2, 4)]
+    rates = [results[f"{point}/entropy_bits_per_pixel"] for point in points]
     assert rates[0] < rates[1] < rates[2] < CONCEPTS * GROUPS * 4 / 16**2
     assert rates[2] == pytest.approx(results["reconstruction/entropy_bits_per_pixel"], rel=1e-5)
     assert results["reconstruction/bits_per_pixel"] == CONCEPTS * GROUPS * 4 / 16**2

@@ -44,21 +44,8 @@ class Semanticist(nn.Module):
 
     def __post_init__(self):
         if self.quantizer is not None:
-            self._check_quantizer(self.quantizer, self.encoder.concept_dim)
+            _check_quantizer(self.quantizer, self.encoder.concept_dim)
         super().__post_init__()
-
-    @staticmethod
-    def _check_quantizer(quantizer: nn.Module, concept_dim: int) -> None:
-        if not quantizer.has_indices:
-            raise ValueError(
-                f"quantized concepts are indices, and {type(quantizer).__name__} has none: give "
-                "another quantizer, or none for concepts of numbers"
-            )
-        for does in ("input", "latent"):
-            if (channels := getattr(quantizer, f"{does}_channels")) != concept_dim:
-                raise ValueError(
-                    f"the quantizer's {does}_channels are {channels}, the concepts' {concept_dim}"
-                )
 
     def setup(self):
         pairs = {
@@ -195,3 +182,14 @@ class Semanticist(nn.Module):
     ) -> DenoiserOutput:
         """The decoder at times `t` [B] of the process; concepts not kept are learned nulls."""
         return self.decoder(x_t, self.process.network_time(t), concepts, keep_mask=keep_mask)
+
+
+def _check_quantizer(quantizer: nn.Module, concept_dim: int) -> None:
+    if not quantizer.has_indices:
+        raise ValueError(
+            f"quantized concepts are indices, and {type(quantizer).__name__} has none: give "
+            "another quantizer, or none for concepts of numbers"
+        )
+    for name in ("input_channels", "latent_channels"):
+        if (channels := getattr(quantizer, name)) != concept_dim:
+            raise ValueError(f"the quantizer's {name} are {channels}, the concepts' {concept_dim}")

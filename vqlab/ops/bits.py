@@ -95,7 +95,7 @@ def mean_code_probabilities(
     high, low = code_probabilities(logits[..., :half]), code_probabilities(logits[..., half:])
     count = logits.shape[0]
     if sent is not None:
-        high = jnp.where(jnp.expand_dims(sent, range(1, high.ndim)), high, 0.0)
+        high = jnp.where(jnp.expand_dims(sent, tuple(range(1, high.ndim))), high, 0.0)
         count = jnp.maximum(jnp.sum(sent), 1)
     joint = jnp.einsum("n...h,n...l->...hl", high, low, precision="highest")
     joint = joint / count

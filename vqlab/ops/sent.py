@@ -16,7 +16,7 @@ def mean(
     """Over `axis` where `sent`, which has the axes of `values` in front, is true; 0 of none."""
     if sent is None:
         return jnp.mean(values, axis)
-    sent = sent.reshape(*sent.shape, *[1] * (values.ndim - sent.ndim))
+    sent = jnp.expand_dims(sent, tuple(range(sent.ndim, values.ndim)))
     sent = jnp.broadcast_to(sent, values.shape)
     count = jnp.maximum(jnp.sum(sent, axis), 1)
     return jnp.sum(jnp.where(sent, values, 0.0), axis) / count
