@@ -1,11 +1,11 @@
 """A Semanticist whose concepts are codewords, from its config to a generator of its indices."""
 
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import vqlab
@@ -15,12 +15,16 @@ from tests.filled import filled
 from tests.test_training_run import run_until
 from vqlab import data, models
 from vqlab.evaluation.symbols import SymbolCounts
+from vqlab.generation import LoadedGenerator
+from vqlab.models.codec import Weights
 from vqlab.ops import nesting
 from vqlab.ops import rng as rng_streams
-from vqlab.runs import build, precompute, trainer
+from vqlab.runs import build, estimate, precompute, trainer
 from vqlab.runs.results import read_results
 from vqlab.training import sharding
 from vqlab.training.objectives.concept_diffusion import STREAMS, ConceptObjective
+from vqlab.training.objectives.index_prediction import IndexObjective
+from vqlab.training.step import init_state, make_train_step
 
 GROUPS, SIZE, CONCEPTS, STEPS, BATCH = 2, 16, 4, 2, 8
 NODE = tiny.semanticist_node(quantizer=_bottlenecks.grouped(4, SIZE, GROUPS).to_dict())
@@ -38,7 +42,7 @@ def config_of(**changes):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """(workdir, state on the host) of a finished run."""
+    """(workdir, state on the host) of a finished run, which compiles for a minute."""
     workdir = tmp_path_factory.mktemp("quantized")
     training, state = run_until(config_of(), workdir, STEPS)
     with jax.set_mesh(training.mesh):
@@ -48,24 +52,48 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(finished):
-    return vqlab.load(finished[0] / "export")
+def tokenizer(tmp_path_factory):
+    """An export with random weights, all of which matter."""
+    path = tmp_path_factory.mktemp("random")
+    tiny_generator.save(path, NODE, sampling={"num_steps": 2})
+    return vqlab.load(path)
 
 
-def test_the_codebooks_have_counted_what_was_kept_and_nothing_else(finished):
-    kept = 0
-    for step in range(STEPS):
-        keys = rng_streams.streams(jax.random.fold_in(jax.random.key(0), step), *STREAMS)
-        settings = {"is_nested": True, "condition_dropout": 0.1, "null_share": 0.02}
-        kept += int(nesting.draw_num_kept(keys["keep"], BATCH, CONCEPTS, **settings).sum())
-    assert 0 < kept < STEPS * BATCH * CONCEPTS
-    recent = finished[1].variables["tokenizer"]["codebook_stats"]["quantizer"]["recent_indices"]
-    assert ((recent >= 0).sum(-1) == kept).all()
-    lines = [json.loads(x) for x in (finished[0] / "metrics.jsonl").read_text().splitlines()]
-    logged = {name for line in lines for name in line}
-    assert logged >= {"train/mse", "train/vq", "train/commit", "train/perplexity_g1"}
+def test_the_diffusion_loss_reaches_the_encoder_and_codebooks_count_what_is_kept():
+    objective = ConceptObjective(models.build(NODE), null_share=0.2, quantizer_weight=0.0)
+    batch = {"images": jnp.asarray(tiny.images(BATCH, 16))}
+    params, variables = filled(lambda key: objective.init(key, batch))
+
+    @jax.jit
+    def run(params):
+        def loss_of(params):
+            losses, aux = objective(params, variables, {}, batch, rng=jax.random.key(0), step=0)
+            return losses["tokenizer"], aux
+
+        gradients, aux = jax.grad(loss_of, has_aux=True)(params)
+        return gradients["tokenizer"], aux, objective.post_update(params, aux.update)
+
+    gradients, aux, after = jax.device_get(run(params))
+    # Straight through: the codewords themselves learn by the quantizer's losses alone.
+    assert np.abs(gradients["encoder"]["to_concepts"]["kernel"]).max() > 0
+    assert (gradients["quantizer"]["codebook"] == 0).all()
+    kept = nesting.draw_num_kept(
+        rng_streams.streams(jax.random.key(0), *STREAMS)["keep"],
+        BATCH,
+        CONCEPTS,
+        is_nested=True,
+        condition_dropout=0.1,
+        null_share=0.2,
+    )
+    recent = aux.variables["tokenizer"]["codebook_stats"]["quantizer"]["recent_indices"]
+    assert 0 < kept.sum() < BATCH * CONCEPTS and ((recent >= 0).sum(-1) == kept.sum()).all()
+    assert aux.metrics.keys() >= {"mse", "vq", "commit", "usage", "perplexity", "dead"}
+    before, after = (tree["tokenizer"]["quantizer"]["codebook"] for tree in (params, after))
+    is_moved = np.asarray(before) != after
+    np.testing.assert_array_equal(is_moved.any(-1), aux.update["reseed_keep"] < 1)
 
 
+@pytest.mark.slow
 def test_the_workdir_explains_itself(finished):
     results = read_results(finished[0])
     page = (finished[0] / "report.html").read_text()
@@ -94,11 +122,10 @@ def test_a_prefix_costs_its_part_of_the_whole_code():
     assert counts.num_symbols == 4
 
 
-def test_indices_of_any_prefix_decode_and_the_rest_changes_nothing(finished, tokenizer):
+def test_indices_of_any_prefix_decode_and_the_rest_changes_nothing(tokenizer):
     images = tiny.images(2, 16)
     indices = tokenizer.encode(images)
     assert indices.shape == (2, CONCEPTS, GROUPS) and indices.dtype == np.int32
-    np.testing.assert_array_equal(vqlab.load(finished[0]).encode(images), indices)
     others = indices.copy()
     others[:, 2:] = (others[:, 2:] + 1) % SIZE
     two = tokenizer.decode(indices, num_concepts=2)
@@ -119,8 +146,12 @@ def test_indices_of_any_prefix_decode_and_the_rest_changes_nothing(finished, tok
             call()
 
 
-def test_records_hold_its_indices(finished, tokenizer, tmp_path):
+@pytest.mark.slow
+def test_records_hold_its_indices_and_workdir_and_export_are_the_same(finished, tmp_path):
     config, export = config_of(), finished[0] / "export"
+    indices = [vqlab.load(path).encode(tiny.images(2, 16)) for path in (finished[0], export)]
+    np.testing.assert_array_equal(*indices)
+    assert estimate.trace_step(config, jax.devices()).batch["images"].shape == (8, 16, 16, 3)
     job = precompute.Job(
         "indices",
         precompute.build_encoder("indices", config, export, "float32"),
@@ -142,41 +173,32 @@ def test_records_hold_its_indices(finished, tokenizer, tmp_path):
         precompute.build_encoder("concepts", config, export, "float32")
 
 
-def test_an_index_transformer_learns_and_completes_its_codes(finished, tmp_path):
+def test_an_index_transformer_learns_and_completes_its_codes(tokenizer):
     node = tiny_generator.index_node(tokenizer=NODE, image_size=16)
-    config = tiny_generator.config(finished[0] / "export").copy_and_resolve_references().unlock()
-    config.model, config.image_size, config.num_steps, config.evals = node, 16, 2, {}
-    config.checkpoint.best_metric = ""
-    training, _ = run_until(config.lock(), tmp_path, 2)
-    training.run.close()
-    generator = vqlab.load(tmp_path)
-    assert generator.module.grid == (1, CONCEPTS)
-    own = generator.encode(tiny.images(2, 16))
+    objective = IndexObjective(models.build(node))
+    assert objective.generator.grid == (1, CONCEPTS)
+    frozen = {"tokenizer": tokenizer.weights.variables}
+    images = tiny.images(2, 16)
+    batch = {"indices": jnp.asarray(tokenizer.encode(images)), "labels": jnp.arange(2)}
+    optimizers = {"generator": optax.sgd(0.1)}
+    params, variables = filled(lambda key: objective.init(key, {"images": images}))
+    state = init_state(objective, optimizers, {"images": images}, seed=0)
+    state = state.replace(params=params, variables=variables)
+    train = jax.jit(make_train_step(objective, optimizers, seed=0))
+    losses = []
+    for _ in range(2):
+        state, metrics = train(state, frozen, batch)
+        losses.append(float(metrics["loss/generator"]))
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+    weights = Weights({"params": state.params["generator"], **state.variables["generator"]}, frozen)
+    generator = LoadedGenerator(node, weights, {"decoding": {"num_steps": 2}})
     drawn = generator.generate([0, 7], seed=1)
     assert drawn.shape == (2, 16, 16, 3) and np.isfinite(drawn).all()
+    own = np.asarray(batch["indices"])
     np.testing.assert_array_equal(generator.complete(own, 0, [0, 7], seed=1), drawn)
     whole = generator.complete(own, CONCEPTS, [0, 7], seed=1)
     np.testing.assert_array_equal(generator.complete(own, CONCEPTS, [3, 4], seed=1), whole)
     assert not np.array_equal(whole, drawn)
-
-
-@pytest.mark.slow
-def test_the_diffusion_loss_alone_reaches_the_encoder_and_no_codeword():
-    objective = ConceptObjective(models.build(NODE), quantizer_weight=0.0)
-    batch = {"images": jnp.asarray(tiny.images(4, 16))}
-    params, variables = filled(lambda key: objective.init(key, batch))
-
-    @jax.jit
-    def gradient(params):
-        def loss_of(params):
-            key = jax.random.key(0)
-            return objective(params, variables, {}, batch, rng=key, step=0)[0]["tokenizer"]
-
-        return jax.grad(loss_of)(params)["tokenizer"]
-
-    gradients = gradient(params)
-    assert np.abs(gradients["encoder"]["to_concepts"]["kernel"]).max() > 0
-    assert (np.asarray(gradients["quantizer"]["codebook"]) == 0).all()
 
 
 @pytest.mark.parametrize(
