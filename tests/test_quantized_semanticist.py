@@ -24,7 +24,7 @@ from vqlab.runs.results import read_results
 from vqlab.training import sharding
 from vqlab.training.objectives.concept_diffusion import STREAMS, ConceptObjective
 from vqlab.training.objectives.index_prediction import IndexObjective
-from vqlab.training.step import init_state, make_train_step
+from vqlab.training.step import TrainState, make_train_step
 
 GROUPS, SIZE, CONCEPTS, STEPS, BATCH = 2, 16, 4, 2, 8
 NODE = tiny.semanticist_node(quantizer=_bottlenecks.grouped(4, SIZE, GROUPS).to_dict())
@@ -135,6 +135,11 @@ def test_indices_of_any_prefix_decode_and_the_rest_changes_nothing(tokenizer):
     vectors = tokenizer.lookup(indices).reshape(2, CONCEPTS, GROUPS, -1)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
     assert tokenizer.codec.bits(16, 16) == CONCEPTS * GROUPS * 4
+    # Sent concept by concept, each group by a table of its own: a prefix is the first columns.
+    (way,) = tokenizer.codec.codings().ways
+    assert way.symbol_bits == (4.0,) * (CONCEPTS * GROUPS) and way.tables == (0, 1) * CONCEPTS
+    sent = way.encode(None, jnp.asarray(indices), None, 0.0)
+    np.testing.assert_array_equal(sent.symbols[:, : 2 * GROUPS], indices[:, :2].reshape(2, -1))
     for call, message in (
         (lambda: tokenizer.decode(indices, num_concepts=5), "num_concepts=5 .* choose 0..4"),
         (lambda: tokenizer.decode(indices, num_groups=1), "num_groups=1: .* counts concepts"),
@@ -182,8 +187,8 @@ def test_an_index_transformer_learns_and_completes_its_codes(tokenizer):
     batch = {"indices": jnp.asarray(tokenizer.encode(images)), "labels": jnp.arange(2)}
     optimizers = {"generator": optax.sgd(0.1)}
     params, variables = filled(lambda key: objective.init(key, {"images": images}))
-    state = init_state(objective, optimizers, {"images": images}, seed=0)
-    state = state.replace(params=params, variables=variables)
+    opt_state = {"generator": optimizers["generator"].init(params["generator"])}
+    state = TrainState(jnp.int32(0), params, variables, opt_state, {})
     train = jax.jit(make_train_step(objective, optimizers, seed=0))
     losses = []
     for _ in range(2):
