@@ -59,6 +59,7 @@ def tokenizer(tmp_path_factory):
     return vqlab.load(path)
 
 
+@pytest.mark.slow
 def test_the_diffusion_loss_reaches_the_encoder_and_codebooks_count_what_is_kept():
     objective = ConceptObjective(models.build(NODE), null_share=0.2, quantizer_weight=0.0)
     batch = {"images": jnp.asarray(tiny.images(BATCH, 16))}
