@@ -308,7 +308,7 @@ SENT = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("grouped", "bsq") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "fsq" else pytest.mark.slow)
         for name in SENT
     ],
 )
