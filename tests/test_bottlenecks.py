@@ -307,10 +307,7 @@ SENT = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name == "fsq" else pytest.mark.slow)
-        for name in SENT
-    ],
+    [pytest.param(name, marks=() if name == "fsq" else pytest.mark.slow) for name in SENT],
 )
 def test_tokens_that_are_not_sent_count_as_if_they_were_not_there(name):
     module = models.build(SENT[name])
