@@ -7,13 +7,16 @@ axes), and a cosine that reaches 0 (the released scheduler stops at 15 % of the 
 
 import ml_collections
 
-from configs import _common
+from configs import _bottlenecks, _common
 
 # depth, width, heads (DiT; S for small runs).
 DECODERS = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 STEPS_PER_EPOCH = 625  # ImageNet in batches of 2048
 NESTED_START = 50 * STEPS_PER_EPOCH
 REPA_DIM = 768  # DINOv2 ViT-B/14
+
+# Of quantized concepts, which are not published: as many bits as MGVQ-f16-G4 has, 256 x 4 x 13.
+NUM_GROUPS, CODEBOOK_SIZE = 4, 8192
 
 # The autoencoder of the latent space, MAR's KL-16.
 LATENT_CHANNELS, LATENT_STRIDE, SCALING_FACTOR = 16, 16, 0.2325
@@ -105,9 +108,9 @@ def flow() -> ml_collections.ConfigDict:
 
 
 def training(size: str, argument: str) -> ml_collections.ConfigDict:
-    """The whole config of a variant; `argument` holds concepts, repa, flow, fid and debug."""
+    """The whole config of a variant; `argument` holds concepts, quantized, repa, flow, ...."""
     options = _common.parse_argument(
-        argument, concepts=256, repa=False, flow=False, fid=False, debug=False
+        argument, concepts=256, quantized=False, repa=False, flow=False, fid=False, debug=False
     )
     concepts = options["concepts"]
     if concepts < 1 or 4096 % concepts:
@@ -142,7 +145,20 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     if options["flow"]:
         config.model.process = flow()
         config.model.decoder.out_channels = config.model.decoder.in_channels
+    if options["quantized"]:
+        channels, size = config.model.encoder.concept_dim, 16 if options["debug"] else CODEBOOK_SIZE
+        quantize(config, _bottlenecks.grouped(channels, size, NUM_GROUPS))
     return config.lock()
+
+
+def quantize(config: ml_collections.ConfigDict, node: ml_collections.ConfigDict) -> None:
+    """Makes concepts codewords of this bottleneck, and measures what prefixes of them cost."""
+    config.model.quantizer = node
+    config.objective.quantizer_weight = 1.0
+    config.sharding = (("codebook", "replicate"), *config.sharding)
+    config.evals.rate_distortion = config.evals.reconstruction.copy_and_resolve_references()
+    del config.evals.rate_distortion["num_images_kept"]
+    config.evals.rate_distortion.name = "rate_distortion"
 
 
 def objective(nested_start: int) -> ml_collections.ConfigDict:

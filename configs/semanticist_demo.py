@@ -10,21 +10,23 @@ explain most.
     python -m vqlab.main --config=configs/semanticist_demo.py --workdir=runs/semanticist \\
         --compare=runs/control
 
-Options, comma-separated: `control`, all concepts in every step; `debug`, a run of seconds.
+Options, comma-separated: `control`, all concepts in every step; `quantized`, concepts as 4 indices
+of 64 codewords each; `debug`, a run of seconds.
 """
 
 import ml_collections
 
-from configs import _common, _semanticist
+from configs import _bottlenecks, _common, _semanticist
 
 IMAGE_SIZE = 16
 TILE_SIZE = 96  # of the photographs that it is measured on, shrunk to IMAGE_SIZE
 NUM_CONCEPTS, CONCEPT_DIM = 16, 16
+NUM_GROUPS, CODEBOOK_SIZE = 4, 64  # of quantized concepts
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; see the options above."""
-    options = _common.parse_argument(argument, control=False, debug=False)
+    options = _common.parse_argument(argument, control=False, quantized=False, debug=False)
     debug = options["debug"]
     config = _common.training()
     config.num_steps = 6 if debug else 8000
@@ -66,6 +68,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.intervals.log = 2 if debug else 50
     config.intervals.evaluate = 0
     config.intervals.checkpoint = 3 if debug else 2000
+    if options["quantized"]:
+        node = _bottlenecks.grouped(CONCEPT_DIM, CODEBOOK_SIZE, NUM_GROUPS)
+        _semanticist.quantize(config, node)
     return config.lock()
 
 

@@ -18,10 +18,11 @@ Cost: fits a TPU slice v5e:8x8 when eight chips share the state. What it takes t
     python -m vqlab.plan --config=configs/semanticist_l.py:repa --topology=v5e:8x8 \\
         --config.mesh.fsdp=8
 
-Options, comma-separated: `concepts=64` (128, 32, 16), with 4096 / concepts numbers each; `repa`;
-`flow`, the straight path and its velocity instead of the published DDPM; `fid`, in every
-evaluation, with --config.inception_weights; `debug`, a run of seconds of a narrow network on pixels
-of the embedded photographs.
+Options, comma-separated: `concepts=64` (128, 32, 16), with 4096 / concepts numbers each;
+`quantized`, each concept as 4 indices of 8192 codewords, which is not published; `repa`; `flow`,
+the straight path and its velocity instead of the published DDPM; `fid`, in every evaluation, with
+--config.inception_weights; `debug`, a run of seconds of a narrow network on pixels of the embedded
+photographs.
 
 The autoencoder and DINOv2 can be run once instead of in every step:
 

@@ -296,3 +296,51 @@ def test_a_user_s_transforms_give_the_plain_call_s_numbers(name):
         found = call(variables, latents)
         for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+# One of each way of counting, drawing and averaging.
+SENT = {
+    "grouped": nodes.grouped(8, 16, 2),
+    **{name: BOTTLENECKS[name][0] for name in ("rvq_ema", "fsq", "bsq", "ibq", "gaussian")},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "fsq" else pytest.mark.slow) for name in SENT],
+)
+def test_tokens_that_are_not_sent_count_as_if_they_were_not_there(name):
+    module = models.build(SENT[name])
+    latents = np.random.default_rng(0).normal(size=(2, 5, module.input_channels))
+    latents = latents.astype(np.float32)
+    keep = np.arange(5) < np.full((2, 1), 3)
+    variables = filled(functools.partial(module.init, train=False), latents)
+    keys = {stream: jax.random.key(i) for i, stream in enumerate(("reseed", "posterior"))}
+    options = {"train": True, "rngs": keys, "mutable": ["codebook_stats"]}
+
+    @jax.jit
+    def run(latents, keep):
+        fewer = module.apply(variables, latents[:, :3], **options)
+        return module.apply(variables, latents, keep=keep, **options), fewer
+
+    (made, state), (fewer, of_fewer) = jax.device_get(run(latents, keep))
+    for ours, theirs in ((made.losses, fewer.losses), (made.stats, fewer.stats)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), ours, theirs)
+    if name == "gaussian":
+        return
+    np.testing.assert_array_equal(made.indices[:, :3], fewer.indices)
+    ours, theirs = state["codebook_stats"], of_fewer["codebook_stats"]
+    np.testing.assert_allclose(ours["usage_ema"], theirs["usage_ema"], rtol=1e-6)
+    # Tokens that are not sent leave holes.
+    recent, of_fewer = ours["recent_indices"], theirs["recent_indices"]
+    np.testing.assert_array_equal(recent[recent >= 0], of_fewer[of_fewer >= 0])
+    if name == "rvq_ema":
+        np.testing.assert_allclose(ours["ema_counts"], theirs["ema_counts"], rtol=1e-6)
+    if "reseed_keep" in made.update:
+        np.testing.assert_array_equal(made.update["reseed_keep"], fewer.update["reseed_keep"])
+    if name == "grouped":
+        tokens = latents[:, :3].reshape(-1, 2, 4)
+        tokens = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
+        for group, drawn in enumerate(made.update["reseed_codewords"]):
+            distances = np.abs(drawn[:, None] - tokens[:, group]).max(-1)
+            assert (distances.min(-1) < 1e-6).all()

@@ -43,7 +43,7 @@ class Loaded:
     What `codec.sizes` holds are attributes too: `num_groups` (G), `codebook_size` (K) and `stride`
     of one with indices [B, h, w, G]; `latent_channels` (C) and `stride` of one with latents
     [B, h, w, C]; `num_concepts` (S), `concept_dim` (D) and `image_size` of one with concepts
-    [B, S, D].
+    [B, S, D], and where these are codewords, [B, S, G], G and K too.
     """
 
     def __init__(

@@ -2,9 +2,10 @@
 
 --what=latents   moments of the autoencoder and REPA's targets, of a Semanticist config; training
                  reads them with --config.data.name=records --config.data.path=DIR
---what=indices   of a trained MGVQ, given as --source=WORKDIR_OR_EXPORT, an export by its folder or
-                 as user/name on the Hugging Face Hub
---what=concepts  of a trained Semanticist, given likewise
+--what=indices   of a trained MGVQ, or another tokenizer with codewords, given as
+                 --source=WORKDIR_OR_EXPORT, an export by its folder or as user/name on the Hugging
+                 Face Hub
+--what=concepts  of a trained Semanticist of numbers, given likewise
 
 Of each training image --flip stores two views, --views=N so many random ones, and --ten_crop=1.1
 --ten_crop=1.05 the twenty of LlamaGen's and MGVQ's second stages. Training draws one of them each

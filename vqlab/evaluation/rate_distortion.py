@@ -31,7 +31,8 @@ from vqlab.models.pretrained.lpips import MIN_SIDE
 RATES = {
     "fixed": "bits per pixel, every index at its fixed length",
     "entropy": "bits per pixel of an ideal static code: the empirical entropy, on these images, of "
-    "each group's or channel's symbols, which the table that a decoder needs is not counted in",
+    "each group's or channel's symbols, which the table that a decoder needs is not counted in; a "
+    "prefix costs its part of the whole",
     "kl": "bits per pixel, the posterior's KL divergence from its prior: what bits-back coding "
     "reaches in the ideal; distortions are those of decoded posterior samples",
 }
@@ -211,7 +212,7 @@ class _Sums:
         if sent.symbols is not None:
             symbols = to_host(sent.symbols)[rows]
             self._positions = math.prod(symbols.shape[1:-1])
-            self.symbols = self.symbols or SymbolCounts(symbols.shape[-1])
+            self.symbols = self.symbols or SymbolCounts(symbols.shape[-1], self.way.tables)
             self.symbols.add(symbols)
 
     def rates(self, kept: int) -> dict[str, float]:

@@ -175,7 +175,7 @@ class ReconstructionEvaluator(Evaluator):
             raise ValueError("LPIPS is to be measured but its weights were not given")
         lpips_params = frozen["lpips"] if self._lpips else None
         mean_image, count = self._mean_image()
-        usage = self._empty_usage()
+        usage = None
         quality = {
             way: Quality.empty(lpips=self._lpips)
             for way in ["mean_colour", "mean_image", *self._ways]
@@ -193,7 +193,9 @@ class ReconstructionEvaluator(Evaluator):
                 made[way] = self._decode(weights, code, k, key)
             for way, pictures in made.items():
                 quality[way] = self._score(quality[way], lpips_params, images, pictures, mask)
-            if usage is not None:
+            if (size := self._codec.codebook_size) is not None:
+                if usage is None:
+                    usage = CodebookUsage.empty(code.shape[-1], size)
                 usage = self._observe(usage, code, mask)
             gallery.add({"images": images, **made}, mask)
 
@@ -260,11 +262,6 @@ class ReconstructionEvaluator(Evaluator):
         for _, batch in read(self._make_batches, "validation"):
             total, count = self._sum(total, count, batch["images"], batch["mask"])
         return total / jnp.maximum(count, 1), int(to_host(count))
-
-    def _empty_usage(self) -> CodebookUsage | None:
-        if self._codec.codebook_size is None:
-            return None
-        return CodebookUsage.empty(self._units.total, self._codec.codebook_size)
 
     def _rates(self, usage: CodebookUsage | None, images, code) -> dict[str, Any]:
         if usage is None:

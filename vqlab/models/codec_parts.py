@@ -57,6 +57,15 @@ def powers(total: int) -> tuple[int, ...]:
     return (*(k for k in powers if k < total), total)
 
 
+def check_index_range(indices: np.ndarray, size: int) -> None:
+    """Raises ValueError for indices outside 0..size-1."""
+    if indices.size and not 0 <= indices.min() <= indices.max() < size:
+        raise ValueError(
+            f"indices lie in [{indices.min()}, {indices.max()}]; "
+            f"this tokenizer's lie in [0, {size - 1}]"
+        )
+
+
 def check_finite(name: str, numbers: np.ndarray) -> None:
     """Raises ValueError for NaN or infinite numbers."""
     if not np.isfinite(numbers).all():

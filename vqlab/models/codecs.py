@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqlab.models.codec import Card, Units
-from vqlab.models.codec_parts import Continuous, NetworkCodec, check_finite, powers
+from vqlab.models.codec_parts import (
+    Continuous,
+    NetworkCodec,
+    check_finite,
+    check_index_range,
+    powers,
+)
 from vqlab.models.codings import Coding, Codings, Sent, mean_square, rounded
 from vqlab.ops.components import keep_components
 from vqlab.ops.pixels import as_floats, mse_per_image
@@ -71,11 +77,7 @@ class IndexCodec(_PixelCodec):
             raise ValueError(f"indices must be integers, not {code.dtype}")
         if code.ndim != 2 + len(axes) or code.shape[-1] != groups:
             raise ValueError(f"indices {code.shape} must be [{', '.join(('B', *axes))}, {groups}]")
-        if code.size and not 0 <= code.min() <= code.max() < self.codebook_size:
-            raise ValueError(
-                f"indices lie in [{code.min()}, {code.max()}]; "
-                f"this tokenizer's lie in [0, {self.codebook_size - 1}]"
-            )
+        check_index_range(code, self.codebook_size)
 
     def encode(self, weights, images):
         """[B, ..., G] int32; see `Codec`."""

@@ -21,7 +21,7 @@ class Sent(NamedTuple):
     """Images in a coding.
 
     code: [B, ...], what the codec's `decode` takes. symbols: [B, ..., S] int32, each of the S with
-    a table of its own, whatever lies between batch and symbols; None where there are none.
+    a table, whatever lies between batch and symbols; None where there are none.
     bits: [B] float32 of what is no symbol; None where all is.
     """
 
@@ -35,13 +35,15 @@ class Coding(NamedTuple):
 
     name: in metrics; ways that differ in their step alone share it. encode: (weights, prepared,
     key, step) -> `Sent`, can be jitted. step: of the quantization, in units of the code's spread; 0
-    where nothing is quantized. symbol_bits: [S] at fixed length; () where there is none.
+    where nothing is quantized. symbol_bits: [S] at fixed length; () where there is none. tables:
+    [S] number of each symbol's table, where several share one; () where each has its own.
     """
 
     name: str
     encode: Callable[[Any, Any, jax.Array, Any], Sent]
     step: float = 0.0
     symbol_bits: tuple[float, ...] = ()
+    tables: tuple[int, ...] = ()
 
 
 class Codings(NamedTuple):

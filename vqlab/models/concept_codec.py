@@ -1,4 +1,4 @@
-"""The codec of Semanticist's concepts."""
+"""The codec of Semanticist's concepts, and what it has in common with that of quantized ones."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vqlab.ops.pixels import as_floats
 
 
 @dataclasses.dataclass(frozen=True)
-class ConceptCodec(Continuous, NetworkCodec):
-    """Semanticist's concepts [B, S, D]: the first k, learned nulls for the others.
+class DecodedConcepts(NetworkCodec):
+    """Codecs of concepts, whose decoder samples: the first k, learned nulls for the others.
+
+    A subclass has a code with `units` of concepts, and `lookup`, its concepts [B, S, D].
 
     module: a `Semanticist`. sampling: how its decoder samples.
     """
 
     module: Any
     sampling: Sampling
-
-    name: ClassVar[str] = "concepts"
 
     def __post_init__(self):
         self._check(self.sampling)
@@ -42,12 +42,6 @@ class ConceptCodec(Continuous, NetworkCodec):
             sampler=sampling.sampler,
         )
         jax.eval_shape(sample, jnp.zeros((1, 1)))
-
-    @property
-    def units(self) -> Units:
-        """Concepts: 1, 2, 4, ..., S."""
-        total = self.module.num_concepts
-        return Units("concepts", total, powers(total), "nulls", self.module.concept_dim)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -68,17 +62,6 @@ class ConceptCodec(Continuous, NetworkCodec):
             text += " {:g} to {:g}".format(*guidance.interval)
         return f"{text})"
 
-    def check_code(self, code):
-        """See `Codec`."""
-        total, dim = self.module.num_concepts, self.module.concept_dim
-        if code.ndim != 3 or code.shape[1:] != (total, dim):
-            raise ValueError(f"concepts {code.shape} must be [B, {total}, {dim}]")
-        check_finite("concepts", code)
-
-    def encode(self, weights, images):
-        """[B, S, D] float32; see `Codec`."""
-        return self.module.apply(weights.variables, as_floats(images), method="encode")
-
     def decode(self, weights, code, num_kept, key, sampling=None):
         """One sample for each image; see `Codec`."""
         sampling = sampling or self.sampling
@@ -86,7 +69,7 @@ class ConceptCodec(Continuous, NetworkCodec):
             self.module,
             weights.variables,
             weights.frozen.get("latent_space", {}),
-            code,
+            self.lookup(weights, code),
             key=key,
             num_kept=num_kept,
             guidance=sampling.guidance or NO_GUIDANCE,
@@ -100,17 +83,62 @@ class ConceptCodec(Continuous, NetworkCodec):
         latents = self.module.latent_space.encode(
             weights.frozen.get("latent_space", {}), as_floats(images), posterior_key
         )
+        concepts = self.lookup(weights, code)
         return jax.lax.map(
             lambda n: concept_losses(
-                self.module, weights.variables, latents, code, key=loss_key, num_kept=n
+                self.module, weights.variables, latents, concepts, key=loss_key, num_kept=n
             ),
             nums_kept,
         )
 
     def features(self, weights, code):
         """[B, S, D]: the concepts themselves."""
-        del weights
-        return code
+        return self.lookup(weights, code)
+
+    def _encode(self, weights, images):
+        """[B, S, D] float32: what the encoder gives."""
+        return self.module.apply(weights.variables, as_floats(images), method="encode")
+
+    def _card(self, facts: dict[str, str], noun: str, shape: str, tags: tuple[str, ...]) -> Card:
+        """With what all have in common; `shape` is that of a code."""
+        total, side = self.module.num_concepts, self.module.image_size
+        settings = self.sampling.settings()
+        facts = facts | {
+            "what is denoised": self.module.latent_space.description,
+            "sampling": self.setting,
+        }
+        usage = (
+            f"{noun} = tokenizer.encode(images)  # [B, {side}, {side}, 3] in [-1, 1] -> {shape}\n"
+            "pictures = tokenizer.decode(\n"
+            f"    {noun}, num_concepts={total}, guidance_scale={settings['guidance_scale']}, "
+            f"num_steps={settings['num_steps']}, seed=0\n"
+            f")  # 0 ... {total} concepts: what explains most comes first"
+        )
+        return Card("Semanticist", facts, usage, "https://arxiv.org/abs/2503.08685", tags)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConceptCodec(Continuous, DecodedConcepts):
+    """Semanticist's concepts [B, S, D] as numbers."""
+
+    name: ClassVar[str] = "concepts"
+
+    @property
+    def units(self) -> Units:
+        """Concepts: 1, 2, 4, ..., S."""
+        total = self.module.num_concepts
+        return Units("concepts", total, powers(total), "nulls", self.module.concept_dim)
+
+    def check_code(self, code):
+        """See `Codec`."""
+        total, dim = self.module.num_concepts, self.module.concept_dim
+        if code.ndim != 3 or code.shape[1:] != (total, dim):
+            raise ValueError(f"concepts {code.shape} must be [B, {total}, {dim}]")
+        check_finite("concepts", code)
+
+    def encode(self, weights, images):
+        """[B, S, D] float32; see `Codec`."""
+        return self._encode(weights, images)
 
     def codings(self, steps=()):
         """Concepts rounded to multiples of each step, every number with a table of its own.
@@ -128,20 +156,9 @@ class ConceptCodec(Continuous, NetworkCodec):
     def card(self):
         """See `Codec`."""
         total, dim, side = self.module.num_concepts, self.module.concept_dim, self.module.image_size
-        settings = self.sampling.settings()
         facts = {
             "image size": f"{side} pixels",
             "concepts x numbers in each": f"{total} x {dim}",
-            "what is denoised": self.module.latent_space.description,
-            "sampling": self.setting,
         }
-        usage = (
-            f"concepts = tokenizer.encode(images)  # [B, {side}, {side}, 3] in [-1, 1] -> "
-            f"[B, {total}, {dim}]\n"
-            "pictures = tokenizer.decode(\n"
-            f"    concepts, num_concepts={total}, guidance_scale={settings['guidance_scale']}, "
-            f"num_steps={settings['num_steps']}, seed=0\n"
-            f")  # 0 ... {total} concepts: what explains most comes first"
-        )
-        paper = "https://arxiv.org/abs/2503.08685"
-        return Card("Semanticist", facts, usage, paper, ("continuous-latents", "diffusion"))
+        tags = ("continuous-latents", "diffusion")
+        return self._card(facts, "concepts", f"[B, {total}, {dim}]", tags)

@@ -1,5 +1,7 @@
 """Semanticist: a causal encoder of ordered concepts and a diffusion decoder that reads any prefix.
 
+A quantizer between the two makes concepts codewords; without one they are numbers, as published.
+
 The autoencoder whose latents the decoder denoises is no part of the module's parameters: it is
 never trained here, and comes in as an argument where it is needed (Semanticist, figure 3;
 diffuse_slot.py DiffuseSlot).
@@ -10,12 +12,14 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from vqlab.models.codec import Sampling
+from vqlab.models.codec import Codec, Sampling
 from vqlab.models.concept_codec import ConceptCodec
+from vqlab.models.concept_index_codec import ConceptIndexCodec
 from vqlab.models.dit import DenoiserOutput
 from vqlab.models.tokenizer import check_images
+from vqlab.nn.quantized import Quantized
 
 
 class Semanticist(nn.Module):
@@ -26,14 +30,22 @@ class Semanticist(nn.Module):
       decoder: a `DiT`.
       process: the diffusion process, `DDPM` or `Flow`.
       latent_space: what is denoised, `PixelSpace` or `AutoencoderSpace`.
+      quantizer: any bottleneck with indices that takes and gives concepts; None: they are numbers.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     process: Any
     latent_space: Any
+    quantizer: nn.Module | None = None
 
     objective: ClassVar[str] = "concept_diffusion"  # what trains it, where a config does not say
+    position_axes: ClassVar[tuple[str, ...]] = ("S",)
+
+    def __post_init__(self):
+        if self.quantizer is not None:
+            _check_quantizer(self.quantizer, self.encoder.concept_dim)
+        super().__post_init__()
 
     def setup(self):
         pairs = {
@@ -88,9 +100,22 @@ class Semanticist(nn.Module):
         return self.image_size
 
     @nn.nowrap
-    def codec(self, sampling: Sampling | None = None) -> ConceptCodec:
+    def num_positions(self, height: int, width: int) -> int:
+        """S, whatever the image."""
+        return self.num_concepts
+
+    @nn.nowrap
+    def codec(self, sampling: Sampling | None = None) -> Codec:
         """The network in use."""
-        return ConceptCodec(self, sampling or Sampling())
+        kind = ConceptCodec if self.quantizer is None else ConceptIndexCodec
+        return kind(self, sampling or Sampling())
+
+    @nn.nowrap
+    def post_update(self, params: Mapping[str, Any], update: Mapping[str, Any]) -> Mapping:
+        """Its parameters after what its quantizer does beside gradient steps."""
+        if not update:
+            return params
+        return {**params, "quantizer": self.quantizer.post_update(params["quantizer"], update)}
 
     @nn.nowrap
     def frozen_parts(self) -> Mapping[str, nn.Module]:
@@ -114,17 +139,38 @@ class Semanticist(nn.Module):
     def __call__(self, images: Float[Array, "B H W 3"]) -> DenoiserOutput:
         """One pass through all parts, which makes their parameters."""
         x_t = jnp.zeros((len(images), *self.latent_shape))
-        return self.denoise(x_t, jnp.zeros(len(images)), self.encode(images))
+        concepts = self.quantize(self.encode(images)).latents
+        return self.denoise(x_t, jnp.zeros(len(images)), concepts)
 
     def encode(
         self, images: Float[Array, "B H W 3"], *, train: bool = False
     ) -> Float[Array, "B S D"]:
         """Concepts, each with mean 0 and variance 1 over its D numbers; images in [-1, 1].
 
-        `train` draws from the stream "drop_path".
+        They are not quantized. `train` draws from the stream "drop_path".
         """
         self.check_images(images)
         return self.encoder(images, train=train)
+
+    def quantize(
+        self,
+        concepts: Float[Array, "B S D"],
+        *,
+        train: bool = False,
+        keep_mask: Bool[Array, "B S"] | None = None,
+    ) -> Quantized:
+        """Concepts as the decoder reads them, with indices [B,S,G]; as they are without quantizer.
+
+        Those that are not kept count in no loss and no statistic of the quantizer. `train` updates
+        "codebook_stats" and draws from the streams of the quantizer, "mask" and "reseed".
+        """
+        if self.quantizer is None:
+            return Quantized(concepts, None, {}, {}, {})
+        return self.quantizer(concepts, train=train, keep=keep_mask)
+
+    def look_up(self, indices: Int[Array, "B S G"]) -> Float[Array, "B S D"]:
+        """Quantized concepts as the decoder reads them."""
+        return self.quantizer.lookup(indices)
 
     def denoise(
         self,
@@ -136,3 +182,14 @@ class Semanticist(nn.Module):
     ) -> DenoiserOutput:
         """The decoder at times `t` [B] of the process; concepts not kept are learned nulls."""
         return self.decoder(x_t, self.process.network_time(t), concepts, keep_mask=keep_mask)
+
+
+def _check_quantizer(quantizer: nn.Module, concept_dim: int) -> None:
+    if not quantizer.has_indices:
+        raise ValueError(
+            f"quantized concepts are indices, and {type(quantizer).__name__} has none: give "
+            "another quantizer, or none for concepts of numbers"
+        )
+    for name in ("input_channels", "latent_channels"):
+        if (channels := getattr(quantizer, name)) != concept_dim:
+            raise ValueError(f"the quantizer's {name} are {channels}, the concepts' {concept_dim}")

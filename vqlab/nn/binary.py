@@ -7,11 +7,12 @@ for each token and codeword.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.nn.layers import FLOAT32
-from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized, flat
 from vqlab.ops import bits as ops
+from vqlab.ops import sent as tokens_sent
 from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
 from vqlab.ops.straight_through import straight_through
@@ -121,7 +122,12 @@ class BinaryQuantizer(CountingBottleneck):
             self.project_out = nn.Dense(self.latent_channels, precision=FLOAT32)
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
         self.check_latents(latents)
@@ -129,11 +135,12 @@ class BinaryQuantizer(CountingBottleneck):
         is_one = jax.lax.stop_gradient(scalars) > 0
         codewords = self._codewords(is_one)
         indices = ops.bits_to_indices(is_one, low_bit_first=self.low_bit_first)
-        entropies = self._entropies(scalars)
-        losses, stats = self._losses(scalars, codewords, entropies), {}
+        entropies = self._entropies(scalars, flat(keep))
+        losses, stats = self._losses(scalars, codewords, entropies, keep), {}
         if train:
             tokens = reshape(indices, (-1, self.num_groups))
-            stats, _ = self.count(tokens, jnp.ones(tokens.shape, bool), self.usage_decay)
+            counted = jnp.ones(tokens.shape, bool)
+            stats, _ = self.count(tokens, counted, self.usage_decay, flat(keep))
             stats |= zip(("token_entropy", "batch_entropy"), entropies, strict=True)
         elif not self.eval_losses:
             losses = jax.tree.map(jnp.zeros_like, losses)
@@ -186,12 +193,12 @@ class BinaryQuantizer(CountingBottleneck):
         scalars = reshape(codewords, (*codewords.shape[:-2], self.num_bits))
         return self.project_out(scalars) if self.is_projected else scalars
 
-    def _losses(self, scalars, codewords, entropies) -> dict[str, Array]:
+    def _losses(self, scalars, codewords, entropies, keep) -> dict[str, Array]:
         difference = scalars - codewords
         axes = (*range(scalars.ndim - 2), scalars.ndim - 1)
         entropy = self.sample_weight * entropies[0] - self.batch_weight * entropies[1]
         return {
-            "commit": self.commitment_weight * jnp.mean(difference**2, axes),
+            "commit": self.commitment_weight * tokens_sent.mean(difference**2, keep, axes),
             "entropy": self.entropy_weight * entropy,
         }
 
@@ -199,18 +206,20 @@ class BinaryQuantizer(CountingBottleneck):
         bits = reshape(scalars, (-1, self.num_bits // self.entropy_bits, self.entropy_bits))
         return 4 * self.inverse_temperature * self.magnitude * bits
 
-    def _entropies(self, scalars):
+    def _entropies(self, scalars, sent=None):
         logits = self._logits(scalars)
         if self.pool_groups:
+            if sent is not None:
+                sent = reshape(jnp.broadcast_to(sent[:, None], logits.shape[:2]), (-1,))
             logits = reshape(logits, (-1, 1, self.entropy_bits))
         if self.entropy_floor:
             probabilities = ops.code_probabilities(logits)
             of_tokens = ops.entropy(probabilities, floor=self.entropy_floor)
         else:
             of_tokens = ops.bits_entropy(logits)
-        mean = ops.mean_code_probabilities(logits)
+        mean = ops.mean_code_probabilities(logits, sent)
         of_batch = ops.entropy(mean, floor=self.entropy_floor, offset=self.entropy_offset)
-        return self._by_group(jnp.mean(of_tokens, 0)), self._by_group(of_batch)
+        return self._by_group(tokens_sent.mean(of_tokens, sent)), self._by_group(of_batch)
 
     def _by_group(self, of_blocks: Float[Array, " blocks"]) -> Array:
         """The sum over each group's blocks [G], or over all [1] where blocks span groups."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vqlab.nn.quantized import Bottleneck, Kept, Quantized
 
@@ -43,9 +43,17 @@ class GaussianBottleneck(Bottleneck):
             raise ValueError(f"latent_channels={self.latent_channels} must be at least 1")
 
     def __call__(
-        self, moments: Float[Array, "B *dims C2"], *, train: bool, num_groups: int | None = None
+        self,
+        moments: Float[Array, "B *dims C2"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
-        """Latents [B,...,C] float32 and the KL loss; `num_groups` must be None or 1."""
+        """Latents [B,...,C] float32 and the KL loss; `num_groups` must be None or 1.
+
+        The sum of the loss goes over positions that are kept.
+        """
         if num_groups not in (None, 1):
             raise ValueError(f"num_groups={num_groups}: a Gaussian bottleneck has 1 group")
         if moments.ndim < 2 or moments.shape[-1] != self.input_channels:
@@ -57,7 +65,8 @@ class GaussianBottleneck(Bottleneck):
             latents = draw_posterior(moments, self.make_rng("posterior"))
         else:
             latents, _ = posterior(moments)
-        return Quantized(latents, None, {"kl": kl_divergence(moments).mean(keepdims=True)}, {}, {})
+        kl = kl_divergence(moments, keep).mean(keepdims=True)
+        return Quantized(latents, None, {"kl": kl}, {}, {})
 
     @nn.nowrap
     def draw(
@@ -89,8 +98,12 @@ def draw_posterior(moments: Float[Array, "*dims C2"], key: jax.Array) -> Float[A
     return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
 
 
-def kl_divergence(moments: Float[Array, "B *dims C2"]) -> Float[Array, " B"]:
-    """KL(posterior, standard normal) in nats, summed over positions and channels."""
+def kl_divergence(
+    moments: Float[Array, "B *dims C2"], keep: Bool[Array, "B *dims"] | None = None
+) -> Float[Array, " B"]:
+    """KL(posterior, standard normal) in nats, summed over (kept) positions and channels."""
     mean, log_variance = posterior(moments)
     terms = jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance
+    if keep is not None:
+        terms = jnp.where(keep[..., None], terms, 0.0)
     return 0.5 * jnp.sum(terms, axis=tuple(range(1, terms.ndim)))

@@ -11,10 +11,10 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.nn.layers import FLOAT32
-from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized, flat
 from vqlab.ops.counts import check_kept
 
 EPSILON = 1e-3  # widens the range, so that the outermost levels are reached
@@ -86,7 +86,12 @@ class FSQ(CountingBottleneck):
             self.project_out = nn.Dense(self.latent_channels, precision=FLOAT32)
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
         self.check_latents(latents)
@@ -99,7 +104,8 @@ class FSQ(CountingBottleneck):
         stats = {}
         if train:
             tokens = indices.reshape(-1, self.num_groups)
-            stats, _ = self.count(tokens, jnp.ones(tokens.shape, bool), self.usage_decay)
+            counted = jnp.ones(tokens.shape, bool)
+            stats, _ = self.count(tokens, counted, self.usage_decay, flat(keep))
         decoded = self._decode(grid, num_groups).astype(latents.dtype)
         return Quantized(decoded, indices, {}, stats, {})
 

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized, flat
 from vqlab.ops import codebook as ops
 from vqlab.ops.bits import entropy
 from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
+from vqlab.ops.sent import mean
 
 
 class IBQ(CountingBottleneck):
@@ -64,25 +65,31 @@ class IBQ(CountingBottleneck):
         self.make_meters()
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; zeros for `num_groups` 0 instead of 1 (or None)."""
         self.check_latents(latents)
+        sent = flat(keep)
         used = check_kept("num_groups", num_groups, 1)
         tokens = reshape(latents.astype(jnp.float32), (-1, self.latent_channels))
         indices = ops.nearest_codeword(tokens[:, None], self.codebook, "dot")
         codewords = ops.select_codewords(self.codebook, indices)[:, 0]
         scores = self._scores(tokens)
         quantized = self._soft(scores, codewords)
-        entropies = self._entropies(scores)
+        entropies = self._entropies(scores, sent)
         stats = {}
         if train:
-            stats, _ = self.count(indices, jnp.ones(indices.shape, bool), self.usage_decay)
+            stats, _ = self.count(indices, jnp.ones(indices.shape, bool), self.usage_decay, sent)
             stats |= zip(("token_entropy", "batch_entropy"), entropies, strict=True)
         return Quantized(
             reshape(jnp.where(used > 0, quantized, 0.0), latents.shape).astype(latents.dtype),
             reshape(indices, (*latents.shape[:-1], 1)),
-            self._losses(tokens, codewords, quantized, entropies),
+            self._losses(tokens, codewords, quantized, entropies, sent),
             stats,
             {},
         )
@@ -106,19 +113,19 @@ class IBQ(CountingBottleneck):
     def _soft(self, scores, codewords):
         """The codewords themselves, with the gradient of the softmax and their own."""
         codebook = jax.lax.stop_gradient(self.codebook[0])
-        mean = jnp.einsum("nk,kc->nc", jax.nn.softmax(scores), codebook, precision="highest")
-        return codewords + (mean - jax.lax.stop_gradient(mean))
+        soft = jnp.einsum("nk,kc->nc", jax.nn.softmax(scores), codebook, precision="highest")
+        return codewords + (soft - jax.lax.stop_gradient(soft))
 
-    def _entropies(self, scores):
+    def _entropies(self, scores, sent=None):
         logits = scores / self.entropy_temperature
         probabilities, logs = jax.nn.softmax(logits), jax.nn.log_softmax(logits)
-        of_tokens = -jnp.mean(jnp.sum(probabilities * logs, -1))
-        of_batch = entropy(jnp.mean(probabilities, 0), offset=self.entropy_offset)
+        of_tokens = -mean(jnp.sum(probabilities * logs, -1), sent)
+        of_batch = entropy(mean(probabilities, sent), offset=self.entropy_offset)
         return of_tokens.reshape(1), of_batch.reshape(1)
 
-    def _losses(self, tokens, codewords, quantized, entropies):
+    def _losses(self, tokens, codewords, quantized, entropies, sent):
         def distance(a, b):
-            return jnp.mean((a - b) ** 2).reshape(1)
+            return mean((a - b) ** 2, sent, (0, 1)).reshape(1)
 
         fixed = jax.lax.stop_gradient
         gap = self.sample_weight * entropies[0] - self.batch_weight * entropies[1]

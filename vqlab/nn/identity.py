@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vqlab.nn.quantized import Bottleneck, Kept, Quantized
 from vqlab.ops.counts import check_kept
@@ -30,9 +30,14 @@ class IdentityBottleneck(Bottleneck):
         return self.latent_channels
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
-        """The latents; zeros for `num_groups` 0 instead of 1 (or None)."""
+        """The latents; zeros for `num_groups` 0 instead of 1 (or None). Nothing is counted."""
         self.check_latents(latents)
         kept = check_kept("num_groups", num_groups, 1)
         return Quantized(latents if kept else 0 * latents, None, {}, {}, {})

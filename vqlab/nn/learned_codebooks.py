@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.nn.layers import FLOAT32
-from vqlab.nn.quantized import CountingBottleneck
+from vqlab.nn.quantized import CountingBottleneck, both
 from vqlab.ops import codebook as ops
 from vqlab.ops import codebook_ema
 from vqlab.ops.mesh import reshape
@@ -150,8 +150,10 @@ class LearnedCodebooks(CountingBottleneck):
         tokens: Float[Array, "N G D"],
         codewords: Float[Array, "N G D"],
         keep: Bool[Array, "N G"],
+        sent: Bool[Array, " N"] | None = None,
     ) -> dict[str, Float[Array, " G"]]:
-        """By name; 0 for a group without a kept token."""
+        """By name; 0 for a group without a kept token, of those that are `sent` (None: all)."""
+        keep = both(keep, sent)
         count = jnp.maximum(jnp.sum(keep, 0), 1) * tokens.shape[-1]
 
         def mean_square(difference):
@@ -173,15 +175,16 @@ class LearnedCodebooks(CountingBottleneck):
         tokens: Float[Array, "N G D"],
         indices: Int[Array, "N G"],
         keep: Bool[Array, "N G"],
+        sent: Bool[Array, " N"] | None = None,
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """(stats, update) of a training batch: what no gradient step does."""
-        stats, usage_ema = self.count(indices, keep, self.usage_decay)
-        tokens = jax.lax.stop_gradient(tokens)
+        stats, usage_ema = self.count(indices, keep, self.usage_decay, sent)
+        tokens, keep = jax.lax.stop_gradient(tokens), both(keep, sent)
         update = {}
         if self.learns_by_ema:
             update["codebook"] = self._move_means(tokens, indices, keep)
         if self.reseed:
-            update |= self._reseeding(tokens, keep, usage_ema)
+            update |= self._reseeding(tokens, keep, usage_ema, sent)
         if update.keys() >= {"codebook", "reseed_keep"}:
             self._reseed_sums(update)
         return stats, update
@@ -201,16 +204,18 @@ class LearnedCodebooks(CountingBottleneck):
         means = self.as_compared(codebook_ema.means(counts, sums))
         return jnp.where(jnp.reshape(is_moved, (-1, 1, 1)), means, self.codebook)
 
-    def _reseeding(self, tokens, keep, usage_ema):
+    def _reseeding(self, tokens, keep, usage_ema, sent):
         """A token for each codeword, and how much of the codeword stays."""
         if self.num_codebooks != self.num_groups:
+            if sent is not None:
+                sent = reshape(jnp.broadcast_to(sent[:, None], keep.shape), (-1,))
             tokens, keep = reshape(tokens, (-1, 1, self.dim)), reshape(keep, (-1, 1))
             usage_ema = jnp.max(usage_ema, 0, keepdims=True)
         key = self.make_rng("reseed")
         if self.distance == "cosine":
-            drawn = ops.draw_tokens(key, tokens, self.codebook)
+            drawn = ops.draw_tokens(key, tokens, self.codebook, sent)
         else:
-            drawn = jax.random.randint(key, usage_ema.shape, 0, tokens.shape[0])
+            drawn = ops.draw_uniformly(key, usage_ema.shape, tokens.shape[0], sent)
         is_used = jnp.any(keep, 0)[:, None]
         return {
             "reseed_codewords": ops.take_tokens(tokens, drawn),

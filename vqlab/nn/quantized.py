@@ -7,11 +7,13 @@ grid of positions or a sequence of tokens. It is a Linen module with
   num_groups                        G, indices per position; 1 where there are no indices
   channel_groups                    parts of the channels that do not mix: G, or 1
   codebook_size                     K, codewords per group; None: continuous
-  __call__(latents, *, train, num_groups=None) -> Quantized
+  __call__(latents, *, train, num_groups=None, keep=None) -> Quantized
   lookup(indices [..., G], *, num_groups=None) -> [..., C], num_groups in a jitted program too
   lookup_groups(indices [..., G]) -> [..., G, D]
 
-so that a new one is a file, a line in `vqlab.models.MODULES` and a config node.
+so that a new one is a file, a line in `vqlab.models.MODULES` and a config node. `keep` [B, ...]
+says which tokens are sent, None for all: the others are quantized too, and count in no loss,
+statistic or update.
 """
 
 from collections.abc import Mapping
@@ -47,6 +49,16 @@ class Quantized(NamedTuple):
     losses: dict[str, jax.Array]
     stats: dict[str, jax.Array]
     update: dict[str, jax.Array]
+
+
+def flat(keep: Bool[Array, "B *dims"] | None) -> Bool[Array, " N"] | None:
+    """Which of the N tokens are sent; None for all."""
+    return None if keep is None else reshape(keep, (-1,))
+
+
+def both(groups: Bool[Array, "N G"], sent: Bool[Array, " N"] | None) -> Bool[Array, "N G"]:
+    """Where a group keeps a token that is sent."""
+    return groups if sent is None else groups & sent[:, None]
 
 
 class Bottleneck(nn.Module):
@@ -108,7 +120,7 @@ class CountingBottleneck(Bottleneck):
 
     Collection `codebook_stats`: `usage_ema` [G, K], the running share of tokens per codeword;
     `recent_indices` [G, 65536] int32, the newest at the end, -1 where empty (also the place of a
-    token masked by its sample).
+    token masked by its sample, or not sent).
 
     Stats, float32 [G]: `usage`, share of the codewords among the recent indices; `perplexity` of
     the batch, masked tokens included; `dead`, share of the codewords whose running usage is below
@@ -142,10 +154,20 @@ class CountingBottleneck(Bottleneck):
         return keep
 
     def count(
-        self, indices: Int[Array, "N G"], keep: Bool[Array, "N G"], decay: float
+        self,
+        indices: Int[Array, "N G"],
+        keep: Bool[Array, "N G"],
+        decay: float,
+        sent: Bool[Array, " N"] | None = None,
     ) -> tuple[dict[str, Float[Array, " G"]], Float[Array, "G K"]]:
-        """(stats, the new `usage_ema`) after a batch; only kept tokens count."""
+        """(stats, the new `usage_ema`) after a batch; only kept tokens count.
+
+        `keep` is of the groups; tokens that are not `sent` (None: all are) count in no number.
+        """
         size = self.codebook_size
+        keep = both(keep, sent)
+        if sent is not None:
+            indices = jnp.where(sent[:, None], indices, -1)  # which is counted nowhere
         counts = ops.codeword_counts(indices, size, keep)
         usage_ema = ops.update_usage(self.usage_ema.value, counts, decay)
         recent = ops.push_recent(self.recent_indices.value, jnp.where(keep, indices, -1))

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized, both, flat
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
 from vqlab.ops.counts import check_kept
@@ -71,7 +71,12 @@ class GroupedQuantizer(CountingBottleneck):
         self.make_meters()
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; groups beyond the first `num_groups` (None: all) are zeros."""
         self.check_latents(latents)
@@ -80,20 +85,21 @@ class GroupedQuantizer(CountingBottleneck):
         tokens = ops.l2_normalize(tokens)
         indices = ops.nearest_codeword(tokens, self.codebook)
         codewords = ops.l2_normalize(ops.select_codewords(self.codebook, indices))
-        keep = self.keep_groups(
+        groups = self.keep_groups(
             latents.shape[0], train, num_groups, self.nested_probs, self.mask_per_sample
         )
         count = tokens.shape[0]
-        keep_tokens = jnp.repeat(keep, math.prod(positions), 0, total_repeat_length=count)
+        groups = jnp.repeat(groups, math.prod(positions), 0, total_repeat_length=count)
         quantized = tokens + jax.lax.stop_gradient(codewords - tokens)
-        quantized = jnp.where(keep_tokens[..., None], quantized, 0.0)
+        quantized = jnp.where(groups[..., None], quantized, 0.0)
         losses = {name: jnp.zeros(self.num_groups) for name in ("vq", "commit")}
         stats, update = {}, {}
         if train:
-            losses = self._losses(tokens, codewords, keep_tokens)
-            stats, usage_ema = self.count(indices, keep_tokens, self.usage_decay)
+            sent = flat(keep)
+            losses = self._losses(tokens, codewords, both(groups, sent))
+            stats, usage_ema = self.count(indices, groups, self.usage_decay, sent)
             if self.reseed:
-                update = self._reseeding(tokens, keep_tokens, usage_ema)
+                update = self._reseeding(tokens, both(groups, sent), usage_ema, sent)
         return Quantized(
             reshape(quantized, latents.shape).astype(latents.dtype),
             reshape(indices, (batch, *positions, self.num_groups)),
@@ -130,9 +136,9 @@ class GroupedQuantizer(CountingBottleneck):
             "commit": self.beta * mean_square(jax.lax.stop_gradient(codewords) - tokens),
         }
 
-    def _reseeding(self, tokens, keep, usage_ema) -> dict[str, jax.Array]:
+    def _reseeding(self, tokens, keep, usage_ema, sent) -> dict[str, jax.Array]:
         """What `post_update` takes; groups without a kept token stay as they are."""
-        drawn = ops.draw_tokens(self.make_rng("reseed"), tokens, self.codebook)
+        drawn = ops.draw_tokens(self.make_rng("reseed"), tokens, self.codebook, sent)
         is_used = jnp.any(keep, 0)[:, None]
         return {
             "reseed_codewords": ops.take_tokens(jax.lax.stop_gradient(tokens), drawn),

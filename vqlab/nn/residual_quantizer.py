@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.nn.learned_codebooks import LearnedCodebooks
-from vqlab.nn.quantized import Kept, Quantized
+from vqlab.nn.quantized import Kept, Quantized, flat
 from vqlab.ops import codebook as ops
 from vqlab.ops import masks
 from vqlab.ops.counts import check_kept
@@ -63,7 +63,12 @@ class ResidualQuantizer(LearnedCodebooks):
         return 1 if self.shared else self.num_groups
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; only the first `num_groups` layers (None: all) add to the result."""
         self.check_latents(latents)
@@ -72,17 +77,17 @@ class ResidualQuantizer(LearnedCodebooks):
         tokens = jnp.broadcast_to(tokens[:, None], residuals.shape)
         tokens = self.as_compared(straight_through(tokens, residuals))
         codewords = self.select(indices)
-        keep = self.keep_groups(
+        layers = self.keep_groups(
             latents.shape[0], train, num_groups, self._nested_probs, self.mask_per_sample
         )
         positions = math.prod(latents.shape[1:-1])
-        keep = jnp.repeat(keep, positions, 0, total_repeat_length=tokens.shape[0])
+        layers = jnp.repeat(layers, positions, 0, total_repeat_length=tokens.shape[0])
         losses, stats, update = self.no_losses(), {}, {}
         if train:
-            losses = self.losses(tokens, codewords, keep)
-            stats, update = self.learn(tokens, indices, keep)
+            losses = self.losses(tokens, codewords, layers, flat(keep))
+            stats, update = self.learn(tokens, indices, layers, flat(keep))
         quantized = reshape(
-            self._add_up(tokens, codewords, keep, train), (*latents.shape[:-1], self.dim)
+            self._add_up(tokens, codewords, layers, train), (*latents.shape[:-1], self.dim)
         )
         return Quantized(
             self.from_tokens(quantized).astype(latents.dtype),

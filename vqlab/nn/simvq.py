@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.nn.layers import FLOAT32, conv_init
-from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized
+from vqlab.nn.quantized import CountingBottleneck, Kept, Quantized, flat
 from vqlab.ops import codebook as ops
 from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
+from vqlab.ops.sent import mean
 from vqlab.ops.straight_through import rotated_through, straight_through
 
 
@@ -63,10 +64,16 @@ class SimVQ(CountingBottleneck):
         return draw / dim**0.5
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; zeros for `num_groups` 0 instead of 1 (or None)."""
         self.check_latents(latents)
+        sent = flat(keep)
         used = check_kept("num_groups", num_groups, 1)
         tokens = reshape(latents.astype(jnp.float32), (-1, 1, self.latent_channels))
         codebook = self.codewords()[None]
@@ -74,13 +81,13 @@ class SimVQ(CountingBottleneck):
         codewords = ops.select_codewords(codebook, indices)
         stats = {}
         if train:
-            stats, _ = self.count(indices, jnp.ones(indices.shape, bool), self.usage_decay)
+            stats, _ = self.count(indices, jnp.ones(indices.shape, bool), self.usage_decay, sent)
         through = rotated_through if self.rotation_trick else straight_through
         quantized = jnp.where(used > 0, through(tokens, codewords), 0.0)
         return Quantized(
             reshape(quantized, latents.shape).astype(latents.dtype),
             reshape(indices, (*latents.shape[:-1], 1)),
-            self._losses(tokens, codewords),
+            self._losses(tokens, codewords, sent),
             stats,
             {},
         )
@@ -98,9 +105,9 @@ class SimVQ(CountingBottleneck):
         """All of them."""
         return jnp.matmul(self.frozen_codebook.value, self.transform, precision=FLOAT32)
 
-    def _losses(self, tokens, codewords):
+    def _losses(self, tokens, codewords, sent):
         def distance(a, b):
-            return jnp.mean((a - jax.lax.stop_gradient(b)) ** 2, keepdims=True).reshape(1)
+            return mean((a - jax.lax.stop_gradient(b)) ** 2, sent, (0, 1, 2)).reshape(1)
 
         return {
             "vq": self.codebook_weight * distance(codewords, tokens),

@@ -7,10 +7,10 @@ it is vector-quantize-pytorch's VectorQuantize, whose arrays it meets.
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vqlab.nn.learned_codebooks import LearnedCodebooks
-from vqlab.nn.quantized import Kept, Quantized
+from vqlab.nn.quantized import Kept, Quantized, flat
 from vqlab.ops.counts import check_kept
 from vqlab.ops.mesh import reshape
 
@@ -25,7 +25,12 @@ class VectorQuantizer(LearnedCodebooks):
     num_groups: ClassVar[int] = 1
 
     def __call__(
-        self, latents: Float[Array, "B *dims C"], *, train: bool, num_groups: int | None = None
+        self,
+        latents: Float[Array, "B *dims C"],
+        *,
+        train: bool,
+        num_groups: int | None = None,
+        keep: Bool[Array, "B *dims"] | None = None,
     ) -> Quantized:
         """Quantize `latents`; zeros for `num_groups` 0 instead of 1 (or None)."""
         self.check_latents(latents)
@@ -35,9 +40,9 @@ class VectorQuantizer(LearnedCodebooks):
         codewords = self.select(indices)
         losses, stats, update = self.no_losses(), {}, {}
         if train:
-            keep = jnp.ones(indices.shape, bool)
-            losses = self.losses(tokens, codewords, keep)
-            stats, update = self.learn(tokens, indices, keep)
+            of_groups, sent = jnp.ones(indices.shape, bool), flat(keep)
+            losses = self.losses(tokens, codewords, of_groups, sent)
+            stats, update = self.learn(tokens, indices, of_groups, sent)
         quantized = jnp.where(used > 0, self.pass_through(tokens, codewords, train), 0.0)
         quantized = reshape(quantized, (*latents.shape[:-1], self.dim))
         return Quantized(

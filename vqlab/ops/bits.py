@@ -84,12 +84,21 @@ def _(primals, tangents):
 
 
 @over_batch
-def mean_code_probabilities(logits: Float[Array, "N *dims L"]) -> Float[Array, "*dims K"]:
-    """The mean of `code_probabilities` over the N tokens, without an [N, K] array."""
+def mean_code_probabilities(
+    logits: Float[Array, "N *dims L"], sent: Bool[Array, " N"] | None = None
+) -> Float[Array, "*dims K"]:
+    """The mean of `code_probabilities` over the N tokens, without an [N, K] array.
+
+    Over those that are `sent`; zeros of none.
+    """
     half = logits.shape[-1] // 2
     high, low = code_probabilities(logits[..., :half]), code_probabilities(logits[..., half:])
+    count = logits.shape[0]
+    if sent is not None:
+        high = jnp.where(jnp.expand_dims(sent, tuple(range(1, high.ndim))), high, 0.0)
+        count = jnp.maximum(jnp.sum(sent), 1)
     joint = jnp.einsum("n...h,n...l->...hl", high, low, precision="highest")
-    joint = joint / logits.shape[0]
+    joint = joint / count
     return joint.reshape(*joint.shape[:-2], -1)
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from vqlab.ops.mesh import along_batch, over_batch, replicate, varying_as
+from vqlab.ops.sent import places
 
 BLOCK = 128  # codewords scored at once: the width of a TPU lane, and among the fastest on CPU
 
@@ -193,20 +194,28 @@ def draw_probabilities(
 
 @over_batch
 def draw_tokens(
-    key: jax.Array, tokens: Float[Array, "N G D"], codebook: Float[Array, "G K D"]
+    key: jax.Array,
+    tokens: Float[Array, "N G D"],
+    codebook: Float[Array, "G K D"],
+    sent: Bool[Array, " N"] | None = None,
 ) -> Int[Array, "G K"]:
     """Draw one token number for each codeword from `draw_probabilities`, exactly, by rejection.
 
     A token is proposed uniformly and accepted with probability exp(2 s - 2) <= 1, s its cosine to
     the codeword; codewords that are still without a token propose again. Every proposal is accepted
     with at least exp(-4), so the loops end. Whenever only a quarter of the codewords is left, they
-    move to a shorter array, which keeps the work near the number of proposals needed.
+    move to a shorter array, which keeps the work near the number of proposals needed. Only tokens
+    that are `sent` (None: all) are proposed.
     """
     num_groups, size = codebook.shape[:2]
     total = num_groups * size
     # One copy of the tokens on every device, or each round would communicate.
     tokens, codebook = map(replicate, jax.lax.stop_gradient((tokens, codebook)))
     tokens, codebook = l2_normalize(tokens), l2_normalize(codebook).reshape(total, -1)
+    numbers, count = None, tokens.shape[0]
+    if sent is not None:
+        numbers, count = places(replicate(sent))
+        tokens, count = tokens[numbers], count.astype(jnp.uint32)
     drawn = jnp.zeros(total, jnp.int32)
     waiting = jnp.arange(total, dtype=jnp.int32)  # codewords without a token; `total` fills up
     first_round = jnp.int32(0)
@@ -216,12 +225,31 @@ def draw_tokens(
     for limit in (*lengths[1:], 0):
         codeword = jnp.minimum(waiting, total - 1)
         first_round, accepted, is_waiting = _propose_until(
-            limit, key, first_round, tokens, codebook[codeword], codeword // size, waiting < total
+            limit,
+            key,
+            first_round,
+            tokens,
+            count,
+            codebook[codeword],
+            codeword // size,
+            waiting < total,
         )
         drawn = drawn.at[waiting].set(accepted, mode="drop")
         place = jnp.where(is_waiting, jnp.cumsum(is_waiting) - 1, limit)
         waiting = jnp.full(limit, total).at[place].set(waiting, mode="drop")
+    drawn = drawn if sent is None else numbers[drawn]
     return drawn.reshape(num_groups, size)
+
+
+@over_batch
+def draw_uniformly(
+    key: jax.Array, shape: tuple[int, ...], num_tokens: int, sent: Bool[Array, " N"] | None = None
+) -> Int[Array, "*shape"]:
+    """Numbers of tokens, each of those that are `sent` (None: all) equally likely."""
+    if sent is None:
+        return jax.random.randint(key, shape, 0, num_tokens)
+    numbers, count = places(replicate(sent))
+    return numbers[jax.random.randint(key, shape, 0, count)]
 
 
 @over_batch
@@ -235,16 +263,20 @@ def _propose_until(
     key: jax.Array,
     first_round: Int[Array, ""],
     tokens: Float[Array, "N G D"],
+    count: int | UInt[Array, ""],
     codewords: Float[Array, "M D"],
     groups: Int[Array, " M"],
     is_waiting: Bool[Array, " M"],
 ) -> tuple[Int[Array, ""], Int[Array, " M"], Bool[Array, " M"]]:
-    """Propose until at most `limit` codewords wait: the next round, tokens, and who still waits."""
+    """Propose until at most `limit` codewords wait: the next round, tokens, and who still waits.
+
+    Of the tokens the first `count` are proposed.
+    """
 
     def propose(state):
         number, accepted, is_waiting = state
         bits = jax.random.bits(jax.random.fold_in(key, number), (2, len(groups)), jnp.uint32)
-        proposed = (bits[0] % tokens.shape[0]).astype(jnp.int32)  # uniform to within N / 2**32
+        proposed = (bits[0] % count).astype(jnp.int32)  # uniform to within N / 2**32
         uniform = (bits[1] >> 8).astype(jnp.float32) * 2.0**-24
         score = jnp.sum(tokens[proposed, groups] * codewords, -1)
         # Comparing with NaN is False and so accepts: not even NaN tokens can keep the loop running.

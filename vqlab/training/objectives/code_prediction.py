@@ -19,6 +19,7 @@ from vqlab.nn.quantized import Quantized
 from vqlab.ops import losses
 from vqlab.ops import rng as rng_streams
 from vqlab.ops.pixels import as_floats
+from vqlab.training.objectives.quantizer_loss import quantizer_loss
 from vqlab.training.objectives.reconstruction import TOKENIZER
 from vqlab.training.step import Aux, Stored, Tree
 
@@ -103,10 +104,9 @@ class CodeObjective:
         nll = losses.index_nll(made.logits, codes)
         is_right = jnp.argmax(made.logits, axis=-1) == codes
         terms = {"cross_entropy": jnp.mean(nll), "accuracy": jnp.mean(is_right.astype(jnp.float32))}
-        quantizer = {name: jnp.mean(x) for name, x in made.quantized.losses.items()}
-        total = sum(quantizer.values(), jnp.float32(0.0))
-        loss = terms["cross_entropy"] + self.quantizer_weight * total
-        return loss, terms | quantizer | made.quantized.stats, made
+        own, quantizer = quantizer_loss(made.quantized)
+        loss = terms["cross_entropy"] + self.quantizer_weight * own
+        return loss, terms | quantizer, made
 
     def post_update(self, params: dict[str, Tree], update: Tree) -> dict[str, Tree]:
         """What the bottleneck does beside gradient steps, such as reseeding dead codewords."""

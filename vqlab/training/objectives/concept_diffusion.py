@@ -1,5 +1,7 @@
 """What Semanticist trains: a diffusion loss given a random prefix of the concepts, and REPA.
 
+Where concepts are quantized, the quantizer's losses join, of the concepts in the prefix.
+
 Semanticist, section 4 and appendix C.1; diffuse_slot.py forward_with_latents.
 """
 
@@ -20,10 +22,13 @@ from vqlab.models.semanticist import Semanticist
 from vqlab.ops import nesting, resize
 from vqlab.ops import rng as rng_streams
 from vqlab.ops.pixels import as_floats
+from vqlab.training.objectives.quantizer_loss import quantizer_loss
 from vqlab.training.objectives.reconstruction import TOKENIZER
 from vqlab.training.step import Aux, Stored, Tree
 
 NEVER = -1
+NETWORK_STREAMS = ("drop_path", "mask", "reseed")  # the last two are the quantizer's
+STREAMS = ("posterior", "keep", "time", "noise", *NETWORK_STREAMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +44,9 @@ class ConceptObjective:
       repa_weight: of the alignment with another network's features.
       repa: that network, which maps images to features [B, h, w, F], with its parameters in
         `frozen["repa"]`; None without alignment, or where the features always come with the batch.
-      draws_per_image: times and noises that the decoder sees for one pass of the encoder.
+      draws_per_image: times and noises that the decoder sees for one pass of the encoder. Each has
+        a prefix of its own, so a quantizer sees every concept as often as there are draws.
+      quantizer_weight: of the quantizer's losses, means over its groups and the kept concepts.
     """
 
     tokenizer: Semanticist
@@ -49,6 +56,7 @@ class ConceptObjective:
     repa_weight: float = 1.0
     repa: nn.Module | None = None
     draws_per_image: int = 1
+    quantizer_weight: float = 1.0
 
     players: ClassVar[tuple[str, ...]] = (TOKENIZER,)
     inputs: ClassVar[tuple[str, ...]] = ("images",)
@@ -122,7 +130,7 @@ class ConceptObjective:
         autoencoder or "repa_features", the frozen networks are not run.
         """
         batch = self.prepare(frozen, batch)
-        keys = rng_streams.streams(rng, "posterior", "keep", "time", "noise", "drop_path")
+        keys = rng_streams.streams(rng, *STREAMS)
         images, draws = batch["images"], self.draws_per_image
         latents = repeat(
             self._latents(batch, keys["posterior"]), "b ... -> (b n) ...", n=draws
@@ -136,7 +144,7 @@ class ConceptObjective:
             condition_dropout=self.condition_dropout,
             null_share=self.null_share,
         )
-        loss, terms = self.losses(
+        loss, aux = self._losses(
             {"params": params[TOKENIZER], **variables[TOKENIZER]},
             images,
             latents,
@@ -144,9 +152,9 @@ class ConceptObjective:
             process.draw_times(keys["time"], len(latents)),
             nesting.keep_first(kept, total),
             batch["repa_features"] if self.tokenizer.decoder.repa_dim else None,
-            rngs={"drop_path": keys["drop_path"]},
+            rngs={name: keys[name] for name in NETWORK_STREAMS},
         )
-        return {TOKENIZER: loss}, Aux(variables, terms, {})
+        return {TOKENIZER: loss}, aux
 
     def losses(self, weights, images, latents, noise, t, keep_mask, repa_features=None, *, rngs):
         """(loss, {term: mean}) of given draws.
@@ -154,6 +162,12 @@ class ConceptObjective:
         `images` [B, H, W, 3]; `latents`, `noise` [B n, h, w, C], `t` [B n] and `keep_mask`
         [B n, S] are n draws for each image; `repa_features` [B, h', w', F] or None.
         """
+        draws = latents, noise, t, keep_mask
+        loss, aux = self._losses(weights, images, *draws, repa_features, rngs=rngs)
+        return loss, aux.metrics
+
+    def _losses(self, weights, images, latents, noise, t, keep_mask, repa_features, *, rngs):
+        """(loss, Aux); arguments as of `losses`."""
         process = self.tokenizer.process
         x_t = process.add_noise(latents, noise, t)
 
@@ -163,16 +177,25 @@ class ConceptObjective:
                 "b ... -> (b n) ...",
                 n=len(latents) // len(images),
             )
-            return model.denoise(x_t, t, concepts, keep_mask=keep_mask)
+            quantized = model.quantize(concepts, train=True, keep_mask=keep_mask)
+            return model.denoise(x_t, t, quantized.latents, keep_mask=keep_mask), quantized
 
-        output = self.tokenizer.apply(weights, images, method=forward, rngs=rngs)
+        (output, quantized), variables = self.tokenizer.apply(
+            weights,
+            images,
+            method=forward,
+            rngs=rngs,
+            mutable=[name for name in weights if name != "params"],
+        )
         terms = process.losses(output.prediction, latents, noise, t)
         terms = {name: jnp.mean(values) for name, values in terms.items()}
         loss = terms.pop("loss")
         if repa_features is not None:
             terms["repa"] = repa_loss(output.features, repa_features)
             loss += self.repa_weight * terms["repa"]
-        return loss, terms
+        own, of_quantizer = quantizer_loss(quantized)
+        loss += self.quantizer_weight * own
+        return loss, Aux({TOKENIZER: dict(variables)}, terms | of_quantizer, quantized.update)
 
     def _latents(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
         space = self.tokenizer.latent_space
@@ -181,9 +204,10 @@ class ConceptObjective:
         return space.encode({}, batch["images"], key)
 
     def post_update(self, params: dict[str, Tree], update: Tree) -> dict[str, Tree]:
-        """Nothing but gradient steps changes these parameters."""
-        del update
-        return params
+        """What the quantizer does beside gradient steps, if there is one."""
+        if not update:
+            return params
+        return params | {TOKENIZER: self.tokenizer.post_update(params[TOKENIZER], update)}
 
 
 def repa_loss(projected: jax.Array, features: jax.Array) -> jax.Array:

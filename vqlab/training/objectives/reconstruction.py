@@ -22,6 +22,7 @@ from vqlab.ops import losses
 from vqlab.ops import rng as rng_streams
 from vqlab.ops.pixels import as_floats
 from vqlab.registry import check_choice
+from vqlab.training.objectives.quantizer_loss import quantizer_loss
 from vqlab.training.step import Aux, Stored, Tree
 
 TOKENIZER, DISCRIMINATOR = "tokenizer", "discriminator"
@@ -119,9 +120,9 @@ class TokenizerObjective:
         )
         reconstruction_loss = self._reconstruction_loss(frozen, images)
         loss, metrics = reconstruction_loss(output.images)
-        quantizer_loss, terms = self._quantizer_loss(output.quantized)
+        own, terms = quantizer_loss(output.quantized, GROUP_REDUCTIONS[self.group_reduction])
         metrics |= terms
-        player_losses = {TOKENIZER: loss + self.quantizer_weight * quantizer_loss}
+        player_losses = {TOKENIZER: loss + self.quantizer_weight * own}
         new_variables = {TOKENIZER: tokenizer_variables}
 
         if self.discriminator is not None:
@@ -189,11 +190,6 @@ class TokenizerObjective:
             return total, terms
 
         return loss
-
-    def _quantizer_loss(self, quantized):
-        reduce = GROUP_REDUCTIONS[self.group_reduction]
-        terms = {name: reduce(values) for name, values in quantized.losses.items()}
-        return sum(terms.values(), jnp.float32(0.0)), terms | quantized.stats
 
     def _adversarial_loss(self, params, variables):
         # The discriminator's weights are constants to the tokenizer.
