@@ -11,11 +11,7 @@ threads. Needs PyTorch: pip install -r requirements-torch.txt.
 """
 
 import argparse
-import importlib.metadata
-import importlib.util
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -122,10 +118,7 @@ def measure(args) -> dict:
     return {
         **result,
         **{name: getattr(args, name) for name in names},
-        "load": os.getloadavg()[0],
-        "cpu": workers.cpu_model(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch")},
+        **workers.machine_facts(),
     }
 
 

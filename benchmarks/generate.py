@@ -14,11 +14,8 @@ pip install -r requirements-torch.txt.
 """
 
 import argparse
-import importlib.metadata
 import json
 import math
-import os
-import platform
 import statistics
 import sys
 import time
@@ -190,10 +187,7 @@ def measure(args) -> dict:
         "num_groups": indices[0].shape[-1],
         "equal_indices": float(np.mean(indices[0] == indices[1])),
         **{name: getattr(args, name) for name in names},
-        "load": os.getloadavg()[0],
-        "cpu": workers.cpu_model(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch")},
+        **workers.machine_facts(),
     }
 
 

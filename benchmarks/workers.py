@@ -5,6 +5,7 @@ A benchmark starts itself again with `--side NAME --cpus LIST`; the child prints
 
 import argparse
 import ctypes
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -62,6 +63,17 @@ def answer(worker: subprocess.Popen, side: str):
     if not line:
         raise SystemExit(f"the {side} process ended with exit code {worker.wait()}")
     return json.loads(line)
+
+
+def machine_facts() -> dict:
+    """Load, processor and versions, for a result."""
+    libraries = ("jax", "jaxlib", "flax", "torch")
+    return {
+        "load": os.getloadavg()[0],
+        "cpu": cpu_model(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }
 
 
 def additional_peak_mb(run) -> float | None:
