@@ -47,9 +47,7 @@ def job(loaded, output, count=1, **changes):
     settings = {"classes": (7, 0), "num_per_class": 3, "seed": 5, "batch_size": 1}
     sampling = loaded.changed(guidance_scale=1.5)
     devices = jax.devices()[:count]
-    return generating.Job(
-        loaded, sampling, output=output, devices=devices, **settings | changes
-    )
+    return generating.Job(loaded, sampling, output=output, devices=devices, **settings | changes)
 
 
 @pytest.fixture(scope="module")

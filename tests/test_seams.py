@@ -241,5 +241,3 @@ def test_unknown_names_have_one_error(tmp_path):
         config.update_from_flattened_dict({setting: "nonsense"})
         with pytest.raises(ValueError, match=f"unknown {kind} 'nonsense'; choose from "):
             run_until(config, tmp_path, 1)
-
-

@@ -216,9 +216,7 @@ def _latent_config():
 
 def test_to_official_and_back_gives_the_same_model(tokenizer, tmp_path, capsys):
     source, official, config = (tmp_path / n for n in ("source", "model.safetensors", "config.py"))
-    exports.save(
-        source, tokenizer.node, jax.device_get(tokenizer.params), tokenizer.variables
-    )
+    exports.save(source, tokenizer.node, jax.device_get(tokenizer.params), tokenizer.variables)
     config.write_text(CONFIG)
     convert.main(["to-official", str(source), str(official)])
     convert.main(["from-official", str(official), str(tmp_path / "back"), f"--config={config}"])

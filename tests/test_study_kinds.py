@@ -33,9 +33,11 @@ def test_collapse_goes_from_its_config_to_its_page(tmp_path):
     assert costs == {"numbers": 16}  # two groups of eight codewords of one channel
     record.end(folder, begun, is_finished=True, costs=costs)
     run = kind.read(job, folder)
-    assert run.results.keys() == run.protocols.keys() == {
-        "codebook/usage", "codebook/perplexity", "codebook/distortion"
-    }
+    assert (
+        run.results.keys()
+        == run.protocols.keys()
+        == {"codebook/usage", "codebook/perplexity", "codebook/distortion"}
+    )
     assert 0 < run.results["codebook/usage"] <= 1
     page = write_study(study, kind, arms, tmp_path, "command").read_text()
     assert "2 channels, 64 codes" in page and "2,000 tokens" in page

@@ -96,9 +96,7 @@ def test_latents_are_the_moments_of_the_stored_crops(latent_config, latents, tmp
     )
     # The photographs differ, and so do a photograph and its mirror image.
     assert len({record["moments"].tobytes() for record in records}) == 2 * COUNT
-    parts.check_source(
-        latent_config, source, parts.build_objective(latent_config), latents.weights
-    )
+    parts.check_source(latent_config, source, parts.build_objective(latent_config), latents.weights)
 
 
 def test_plan_compiles_what_training_from_records_runs(latent_config, latents, tmp_path):

@@ -224,9 +224,7 @@ def test_nothing_readable_ends_the_run_whatever_the_share(image_folder):
 @pytest.mark.parametrize("limit", [None, 5])
 def test_evaluation_sees_every_example_once(processes, limit):
     passes = [
-        eval_batches(
-            Numbered(11), CenterCrop(16), 4, parts=(p,), num_parts=processes, limit=limit
-        )
+        eval_batches(Numbered(11), CenterCrop(16), 4, parts=(p,), num_parts=processes, limit=limit)
         for p in range(processes)
     ]
     assert {len(one) for one in passes} == {3 if limit is None else 2}

@@ -128,7 +128,6 @@ def test_mean_colour_is_the_best_constant(pair):
     np.testing.assert_allclose(best, (images / 2).var((1, 2)).mean(-1), rtol=1e-4)
 
 
-
 def test_bad_shapes():
     x = jnp.zeros((1, 6, 40, 3))
     with pytest.raises(ValueError, match="6x40 are smaller than the 7x7 window"):

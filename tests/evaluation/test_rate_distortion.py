@@ -96,9 +96,7 @@ def test_a_posterior_costs_its_divergence_and_decodes_from_samples(gaussian):
 def test_rounded_means_cost_the_entropy_of_each_channel(gaussian):
     results, _ = gaussian
     model = stubs.autoencoder()
-    moments = model.apply(
-        stubs.weights_of(model).variables, IMAGES, method="encode_unquantized"
-    )
+    moments = model.apply(stubs.weights_of(model).variables, IMAGES, method="encode_unquantized")
     means = np.asarray(posterior(moments)[0])
     spread = math.sqrt(np.mean(means.astype(np.float64) ** 2))
     assert results["spread"] == pytest.approx(spread, rel=1e-5)

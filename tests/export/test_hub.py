@@ -62,9 +62,7 @@ def online(hub, monkeypatch, tmp_path):
 def logged_in(hub, monkeypatch, tmp_path):
     """The same, with a token."""
     monkeypatch.chdir(tmp_path)
-    with fake_hub.library(
-        monkeypatch, hub.endpoint, tmp_path / "cache", HF_TOKEN=fake_hub.TOKEN
-    ):
+    with fake_hub.library(monkeypatch, hub.endpoint, tmp_path / "cache", HF_TOKEN=fake_hub.TOKEN):
         yield
 
 

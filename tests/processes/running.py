@@ -18,36 +18,44 @@ def free_port():
         return server.getsockname()[1]
 
 
-def start(kind, workdir, *arguments, processes=1, devices=1, seen=None, cache=None):
-    """One Popen a process, each with `devices` CPU devices; `seen` is a folder for `recorded`.
+def start(kind, workdir, *arguments, seen=None, **settings):
+    """A training run, see `launch`; `seen` is a folder for `recorded`.
 
     PROCESS in `workdir` stands for the process's number.
     """
     module = "vqlab.main"
+    if seen:
+        module = "tests.processes.recorded"
+        seen.mkdir(exist_ok=True)
+        settings["SEEN"] = str(seen)
+    settings.setdefault("cache", pathlib.Path(workdir).parent / "compiled")
+    arguments = (f"--config=tests/processes/configs.py:{kind}", *arguments, f"--workdir={workdir}")
+    return launch(module, *arguments, **settings)
+
+
+def launch(module, *arguments, processes=1, devices=1, cache, **variables):
+    """One Popen a process, each with `devices` CPU devices, with `variables` in its environment.
+
+    PROCESS in an argument stands for the process's number.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": str(ROOT),
         # Threads of XLA: as few as there are cores can all wait for a device that then has none.
         "NPROC": "32",
-        "JAX_COMPILATION_CACHE_DIR": str(cache or pathlib.Path(workdir).parent / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
     }
-    if seen:
-        module = "tests.processes.recorded"
-        seen.mkdir(exist_ok=True)
-        environment["SEEN"] = str(seen)
-    command = [sys.executable, "-m", module, f"--config=tests/processes/configs.py:{kind}"]
-    command += arguments
     if processes > 1:
         port = free_port()
-        command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={processes}"]
+        arguments += (f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={processes}")
+        arguments += ("--process_id=PROCESS",)
     return [
         subprocess.Popen(
-            command
-            + [f"--workdir={str(workdir).replace('PROCESS', str(index))}"]
-            + ([f"--process_id={index}"] if processes > 1 else []),
+            [sys.executable, "-m", module]
+            + [argument.replace("PROCESS", str(index)) for argument in arguments],
             cwd=ROOT,
-            env=environment,
+            env=environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

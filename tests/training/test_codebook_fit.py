@@ -14,9 +14,7 @@ KEY = jax.random.key(0)
 
 
 def _fit(num_groups, *, reseed=True):
-    quantizer = VectorQuantizer(
-        codebook_size=SIZE, latent_channels=4 // num_groups, reseed=reseed
-    )
+    quantizer = VectorQuantizer(codebook_size=SIZE, latent_channels=4 // num_groups, reseed=reseed)
     return CodebookFit(quantizer, num_groups, optax.adam(1e-2), batch_size=32, deviation=1.0)
 
 

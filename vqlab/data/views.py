@@ -122,9 +122,7 @@ class TenCropViews:
     def __post_init__(self):
         for scale in self.scales:
             if not 1 <= scale < float("inf"):
-                raise ValueError(
-                    f"ten crops at {scale} times the size: choose 1 or more"
-                )
+                raise ValueError(f"ten crops at {scale} times the size: choose 1 or more")
         if not self.scales or len(set(self.scales)) < len(self.scales):
             raise ValueError(f"scales {self.scales} of ten crops must be some, each once")
 

@@ -62,8 +62,13 @@ def scatter_grid(grid: Grid, rows: Sequence[str], cases: Sequence[Case]) -> str:
     )
     return (
         f'<div class="panels" style="--columns:{len(cases)}"><div></div>{heads}{body}</div>'
-        + _legend({"a code that held-out tokens have": USED, "one that none has": UNUSED,
-                   "tokens": TOKENS})
+        + _legend(
+            {
+                "a code that held-out tokens have": USED,
+                "one that none has": UNUSED,
+                "tokens": TOKENS,
+            }
+        )
     )
 
 

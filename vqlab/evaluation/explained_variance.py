@@ -43,9 +43,7 @@ class ExplainedVariance(Evaluator):
       seed: of the draws.
     """
 
-    def __init__(
-        self, codec: Codec, make_batches: MakeBatches, *, repeats: int = 1, seed: int = 0
-    ):
+    def __init__(self, codec: Codec, make_batches: MakeBatches, *, repeats: int = 1, seed: int = 0):
         if not codec.units.levels:
             raise ValueError(
                 "explained variance needs a tokenizer with groups or concepts to count; this one "

@@ -54,9 +54,7 @@ class PSNR:
         """With a batch of pairs."""
         _check_pair(images, reconstruction, window=1)
         mse = mse_per_image(images, reconstruction)
-        return PSNR(
-            mse=add_to(self.mse, mse, mask), psnr=add_to(self.psnr, _to_decibel(mse), mask)
-        )
+        return PSNR(mse=add_to(self.mse, mse, mask), psnr=add_to(self.psnr, _to_decibel(mse), mask))
 
     def compute(self) -> dict[str, jax.Array]:
         """`psnr`: of the mean MSE (MGVQ, eval_recon.py); `psnr_mean`: mean of the images' PSNR."""
@@ -80,9 +78,7 @@ class CodebookUsage:
         """With the indices of a batch."""
         batch, *_, num_groups = indices.shape
         weights = jnp.ones(batch, jnp.int32) if mask is None else mask.astype(jnp.int32)
-        weights = jnp.broadcast_to(
-            weights.reshape(batch, *[1] * (indices.ndim - 1)), indices.shape
-        )
+        weights = jnp.broadcast_to(weights.reshape(batch, *[1] * (indices.ndim - 1)), indices.shape)
         groups = jnp.broadcast_to(jnp.arange(num_groups), indices.shape)
         return CodebookUsage(counts=self.counts.at[groups, indices].add(weights))
 

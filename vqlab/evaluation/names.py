@@ -15,9 +15,7 @@ from typing import NamedTuple
 FIRST, COMPONENTS = "first", "components"
 BASELINES = ("mean_colour", "mean_image")
 
-_NAME = re.compile(
-    rf"([^/]+)/(?:(?:({FIRST}|{COMPONENTS})_(\d+)|({'|'.join(BASELINES)}))/)?(.+)"
-)
+_NAME = re.compile(rf"([^/]+)/(?:(?:({FIRST}|{COMPONENTS})_(\d+)|({'|'.join(BASELINES)}))/)?(.+)")
 # What the first units were called before, by what they are.
 _NOUNS = re.compile(r"(^|/)(?:groups|concepts)_(?=\d+/)")
 

@@ -64,9 +64,7 @@ def component_curves(results: Mapping[str, float], metric: str, units: Units) ->
     if numbers > 1:
         whole = ks % numbers == 0
         curves[f"PCA, {numbers} numbers each"] = (ks[whole] // numbers, values[whole])
-    limited = {
-        name: (x[x <= units.total], y[x <= units.total]) for name, (x, y) in curves.items()
-    }
+    limited = {name: (x[x <= units.total], y[x <= units.total]) for name, (x, y) in curves.items()}
     return {name: curve for name, curve in limited.items() if len(curve[0])}
 
 

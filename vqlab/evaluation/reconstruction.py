@@ -207,9 +207,7 @@ class ReconstructionEvaluator(Evaluator):
         results["images_per_second"] = self._images_per_second(weights, images)
         computed.pop(EVERYTHING, None)
         results |= {f"{way}/{name}": x for way, xs in computed.items() for name, x in xs.items()}
-        self.protocol = {
-            name: describe(name, self._units, self._codec.setting) for name in results
-        }
+        self.protocol = {name: describe(name, self._units, self._codec.setting) for name in results}
         return {name: float(to_host(value)) for name, value in results.items()}
 
     def pictures(self, results: Mapping[str, float]) -> tuple | None:

@@ -16,6 +16,7 @@ from vqlab.evaluation.panels import Section, format_value
 
 REPORT_FILE = "report.html"
 
+
 class Panel(NamedTuple):
     """A plot of all curves whose name matches; the first group of `pattern` is their label."""
 

@@ -93,6 +93,6 @@ class Samples(Evaluator):
                 panels.image_tag(figures.image_png(image), f"class {label}, sample {n}")
                 for n, image in enumerate(images)
             )
-            rows += f'<figure><figcaption>class {escape(str(label))}</figcaption>{tiles}</figure>\n'
+            rows += f"<figure><figcaption>class {escape(str(label))}</figcaption>{tiles}</figure>\n"
         table = panels.results_table(measured.own(name), self.protocol)
         return [Section("Samples", table + rows if rows else "")]

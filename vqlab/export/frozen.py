@@ -201,8 +201,7 @@ def read_networks(
     if missing := [name for name in needed if name not in {*wanted, *brought}]:
         raise ValueError(NETWORKS[missing[0]].missing)
     read = {
-        name: NETWORKS[name].read(wholes.get(name, files[name]), parts.get(name))
-        for name in wanted
+        name: NETWORKS[name].read(wholes.get(name, files[name]), parts.get(name)) for name in wanted
     }
     return brought | read
 

@@ -130,9 +130,7 @@ class CountingBottleneck(Bottleneck):
     def make_meters(self) -> None:
         """To be called in `setup`."""
         shape = (self.num_groups, self.codebook_size)
-        self.usage_ema = self.variable(
-            "codebook_stats", "usage_ema", jnp.zeros, shape, jnp.float32
-        )
+        self.usage_ema = self.variable("codebook_stats", "usage_ema", jnp.zeros, shape, jnp.float32)
         self.recent_indices = self.variable(
             "codebook_stats", "recent_indices", jnp.full, (self.num_groups, RECENT), -1, jnp.int32
         )

@@ -1,9 +1,9 @@
 """Images of classes in numbers: a folder of PNGs, a picture and ADM's sample batch.
 
-    OUTPUT/settings.json          what was drawn by which generator; another job is refused
-    OUTPUT/0007/00012.png         image 12 of class 7
-    OUTPUT/samples.npz            arr_0 uint8 [N, H, W, 3] and arr_1 labels [N], class after class
-    OUTPUT/grid.png               the first images of the first classes
+OUTPUT/settings.json          what was drawn by which generator; another job is refused
+OUTPUT/0007/00012.png         image 12 of class 7
+OUTPUT/samples.npz            arr_0 uint8 [N, H, W, 3] and arr_1 labels [N], class after class
+OUTPUT/grid.png               the first images of the first classes
 """
 
 from __future__ import annotations

@@ -117,10 +117,10 @@ def _kept(workdir: pathlib.Path, evaluators: Mapping[str, Evaluator]) -> dict[st
 def _before(kept: Mapping[str, Any]) -> Section:
     """A table of what was measured before by other evaluators; empty where nothing was."""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td class=\"number\">"
+        f'<tr><td>{escape(name)}</td><td class="number">'
         f"{panels.format_value(math.nan if entry['value'] is None else entry['value'])}</td>"
         f"<td>{escape(str(entry['step']))}</td>"
-        f"<td class=\"protocol\">{escape(entry['protocol'])}</td></tr>"
+        f'<td class="protocol">{escape(entry["protocol"])}</td></tr>'
         for name, entry in kept.items()
     )
     head = "<tr><th>metric</th><th>value</th><th>step</th><th>how it was measured</th></tr>"

@@ -148,9 +148,7 @@ def read_frozen(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dic
             files = frozen_files(config)
             variables = read_networks(files, {name: module}, needed=[name])[name]
         frozen[name] = variables
-    package.check_fingerprints(
-        _fingerprints(workdir), config.model.to_dict(), frozen, str(workdir)
-    )
+    package.check_fingerprints(_fingerprints(workdir), config.model.to_dict(), frozen, str(workdir))
     return frozen
 
 

@@ -31,7 +31,6 @@ from vqlab.runs.resuming import changes
 Config = ml_collections.ConfigDict
 
 
-
 class Arm(NamedTuple):
     """An arm: one config, run with several seeds.
 

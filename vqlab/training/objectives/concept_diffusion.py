@@ -132,9 +132,7 @@ class ConceptObjective:
         batch = self.prepare(frozen, batch)
         keys = rng_streams.streams(rng, *STREAMS)
         images, draws = batch["images"], self.draws_per_image
-        latents = repeat(
-            self._latents(batch, keys["posterior"]), "b ... -> (b n) ...", n=draws
-        )
+        latents = repeat(self._latents(batch, keys["posterior"]), "b ... -> (b n) ...", n=draws)
         process, total = self.tokenizer.process, self.tokenizer.num_concepts
         kept = nesting.draw_num_kept(
             keys["keep"],

@@ -33,9 +33,7 @@ class ConceptPredictionObjective(SecondStageObjective):
     draws_per_token: int = 4
 
     code: ClassVar[str] = "concepts"
-    stored: ClassVar[Mapping[str, Stored]] = {
-        "concepts": Stored(TOKENIZER, replaces="images")
-    }
+    stored: ClassVar[Mapping[str, Stored]] = {"concepts": Stored(TOKENIZER, replaces="images")}
 
     def __post_init__(self):
         check_count("draws_per_token", self.draws_per_token, 1)
