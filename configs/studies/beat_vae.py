@@ -13,9 +13,9 @@ length; 14, 28 and 56 a position of a published backbone), and a VAE of 8 channe
 of its KL. Quantizers share 32 latent channels, with linear maps where they take fewer. Nothing else
 differs.
 
-Options, comma-separated: `quick`, eight arms, one seed and fewer steps; `debug`, a run of seconds of
-each arm of `quick`; `backbone=f16` (or `f8`, `f32`), MGVQ's published network and recipe in place of
-the demo's, for a pod: give it `--data=tfds:imagenet2012` and
+Options, comma-separated: `quick`, eight arms, one seed and fewer steps; `debug`, a run of seconds
+of each arm of `quick`; `backbone=f16` (or `f8`, `f32`), MGVQ's published network and recipe in
+place of the demo's, for a pod: give it `--data=tfds:imagenet2012` and
 `--study.base.objective.lpips_weights=vgg16.pth,vgg.pth`.
 """
 
