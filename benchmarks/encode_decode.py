@@ -151,36 +151,18 @@ def print_table(result: dict) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Command line; every number must be at least 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.encode_decode",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Command line."""
+    parser = workers.CommandLine("encode_decode", __doc__, SIDES)
     parser.add_argument("--config", default="configs/mgvq_f16.py:groups=8", help="of MGVQ")
-    parser.add_argument("--image-size", type=int, default=256, help="default %(default)s")
-    parser.add_argument("--repeats", type=int, default=9, help="turns; medians count")
-    parser.add_argument("--threads", type=int, default=2, help="default %(default)s")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    workers.add_side(parser, SIDES)
-    args = parser.parse_args()
-    if min(args.image_size, args.repeats, args.threads) < 1:
-        parser.error("--image-size, --repeats and --threads must be at least 1")
-    workers.check_threads(parser, args.threads)
-    return args
+    parser.add_count("image-size", 256)
+    parser.add_count("repeats", 9, "turns; medians count")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Prints a table, and all of it as one line of JSON."""
     args = parse_arguments()
-    if args.side:
-        workers.bind(args.cpus)
-        return work(args)
     workers.require_torch("benchmarks.encode_decode")
-    result = measure(args)
-    print_table(result)
-    if args.json:
-        print(json.dumps(result))
+    workers.compare(args, work, measure, print_table)
 
 
 if __name__ == "__main__":

@@ -151,60 +151,58 @@ def measure(part: str, args) -> dict:
     }
 
 
-def print_table(part: str, result: dict, args) -> None:
+def measure_parts(args) -> dict:
+    """Everything that the table and the JSON line hold."""
+    return {
+        **{part: measure(part, args) for part in args.parts},
+        "batch_size": args.batch_size,
+        "images": args.images,
+        "threads": args.threads,
+        "cpu": workers.cpu_model(),
+    }
+
+
+def print_table(result: dict) -> None:
     """The result for people."""
+    print(f"{result['threads']} threads on {result['cpu']}, float32 and float64\n")
+    for part in PARTS:
+        if part in result:
+            print_part(part, result)
+
+
+def print_part(part: str, whole: dict) -> None:
     base, own = PARTS[part]
-    what = f"Inception, batch {args.batch_size}"
+    what = f"Inception, batch {whole['batch_size']}"
     if part == "frechet":
-        what = f"Frechet distance of {FEATURES} features, {args.images} images"
+        what = f"Frechet distance of {FEATURES} features, {whole['images']} images"
+    result = whole[part]
     low, high = result["slowest_and_fastest_turn"]
     print(f"{what}: {own} is {result['speedup']:.2f} times as fast as {base}")
     print(f"  turns {low:.2f} to {high:.2f}; results differ by {result['relative_difference']:.1e}")
     for side in (base, own):
         seconds = result[f"{side}_seconds"]
-        rate = f", {args.batch_size / seconds:.2f} images/s" if part == "inception" else ""
+        rate = f", {whole['batch_size'] / seconds:.2f} images/s" if part == "inception" else ""
         print(f"  {side:12} {seconds:8.2f} s{rate}")
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Command line; every number must be at least 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--parts", default=",".join(PARTS), help="comma-separated; default %(default)s")
-    add("--batch-size", type=int, default=8, help="default %(default)s")
-    add("--images", type=int, default=50_000, help="of each set; default %(default)s")
-    add("--repeats", type=int, default=5, help="turns; default %(default)s")
-    add("--threads", type=int, default=2, help="default %(default)s")
-    add("--json", action="store_true", help="end with one line of JSON")
-    workers.add_side(parser, SIDES)
+    """Command line."""
+    parser = workers.CommandLine("evaluate", __doc__, SIDES)
+    names = ",".join(PARTS)
+    parser.add_argument("--parts", default=names, help="comma-separated; default %(default)s")
+    parser.add_count("batch-size", 8)
+    parser.add_count("images", 50_000, "of each set")
+    parser.add_count("repeats", 5, "turns")
     args = parser.parse_args()
-    args.parts = args.parts.split(",")
-    if unknown := sorted(set(args.parts) - set(PARTS)):
-        parser.error(f"--parts: unknown {unknown}; choose from {', '.join(PARTS)}")
-    if min(args.batch_size, args.images, args.repeats, args.threads) < 1:
-        parser.error("--batch-size, --images, --repeats and --threads must be at least 1")
-    workers.check_threads(parser, args.threads)
+    args.parts = parser.choices("--parts", args.parts, PARTS)
     return args
 
 
 def main() -> None:
     args = parse_arguments()
-    if args.side:
-        workers.bind(args.cpus)
-        return work(args)
     if "inception" in args.parts:
         workers.require_torch("benchmarks.evaluate", "leave out --parts inception")
-    print(f"{args.threads} threads on {workers.cpu_model()}, float32 and float64\n")
-    results = {}
-    for part in args.parts:
-        results[part] = measure(part, args)
-        print_table(part, results[part], args)
-    if args.json:
-        print(json.dumps(results))
+    workers.compare(args, work, measure_parts, print_table)
 
 
 if __name__ == "__main__":

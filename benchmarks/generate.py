@@ -210,38 +210,20 @@ def print_table(result: dict) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Command line; every number must be at least 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Command line."""
+    parser = workers.CommandLine("generate", __doc__, SIDES)
     sizes = ("tiny", "B", "L", "XL", "XXL")
     parser.add_argument("--size", default="B", choices=sizes, help="default %(default)s")
-    parser.add_argument("--batch", type=int, default=8, help="images at once")
-    parser.add_argument("--positions", type=int, default=256, help="of an image")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; medians count")
-    parser.add_argument("--threads", type=int, default=2, help="default %(default)s")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    workers.add_side(parser, SIDES)
-    args = parser.parse_args()
-    if min(args.batch, args.positions, args.repeats, args.threads) < 1:
-        parser.error("--batch, --positions, --repeats and --threads must be at least 1")
-    workers.check_threads(parser, args.threads)
-    return args
+    parser.add_count("batch", 8, "images at once")
+    parser.add_count("positions", 256, "of an image")
+    parser.add_count("repeats", 5, "turns; medians count")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Prints a table, and all of it as one line of JSON."""
     args = parse_arguments()
-    if args.side:
-        workers.bind(args.cpus)
-        return work(args)
     workers.require_torch("benchmarks.generate")
-    result = measure(args)
-    print_table(result)
-    if args.json:
-        print(json.dumps(result))
+    workers.compare(args, work, measure, print_table)
 
 
 if __name__ == "__main__":

@@ -198,46 +198,18 @@ def print_table(result: dict) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Command line; every size must be at least 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quantizer",
-        description=f"vqlab's quantizer against plain PyTorch on CPU. {workers.MEMORY_NOTE}.",
-    )
-    sizes = {
-        "tokens": 2048,
-        "groups": 4,
-        "codebook-size": 8192,
-        "dim": 8,
-        "repeats": 5,
-        "threads": 2,
-    }
+    """Command line."""
+    parser = workers.CommandLine("quantizer", __doc__, ("vqlab", "torch"))
+    sizes = {"tokens": 2048, "groups": 4, "codebook-size": 8192, "dim": 8, "repeats": 5}
     for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="default %(default)s")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="end with one JSON line: speedup = torch seconds / vqlab seconds, memory_ratio = "
-        "vqlab additional peak / torch additional peak",
-    )
-    workers.add_side(parser, ("vqlab", "torch"))
-    args = parser.parse_args()
-    for name in sizes:
-        if getattr(args, name.replace("-", "_")) < 1:
-            parser.error(f"--{name} must be at least 1")
-    workers.check_threads(parser, args.threads)
-    return args
+        parser.add_count(name, default)
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
-    if args.side:
-        workers.bind(args.cpus)
-        return work(args)
     workers.require_torch("benchmarks.quantizer")
-    result = measure(args)
-    print_table(result)
-    if args.json:
-        print(json.dumps(result))
+    workers.compare(args, work, measure, print_table)
 
 
 if __name__ == "__main__":

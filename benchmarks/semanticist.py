@@ -272,46 +272,28 @@ def print_table(result: dict) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Command line; every number must be at least 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.semanticist",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Command line."""
+    parser = workers.CommandLine("semanticist", __doc__, ("vqlab", "torch", "compile", "sampling"))
     add = parser.add_argument
     add("--parts", default=",".join(PARTS), help="comma-separated; default %(default)s")
     add("--size", default="L", choices=SIZES, help="of the DiT; default %(default)s")
-    add("--batch-size", type=int, default=2, help="of the step; default %(default)s")
     add("--sampling-steps", default="25,250", help="default %(default)s")
-    add("--repeats", type=int, default=3, help="timed runs; default %(default)s")
-    add("--threads", type=int, default=2, help="default %(default)s")
-    add("--json", action="store_true", help="end with one line of JSON")
-    workers.add_side(parser, ("vqlab", "torch", "compile", "sampling"))
+    parser.add_count("batch-size", 2, "of the step")
+    parser.add_count("repeats", 3, "timed runs")
     args = parser.parse_args()
-    args.parts = args.parts.split(",")
-    if unknown := sorted(set(args.parts) - set(PARTS)):
-        parser.error(f"--parts: unknown {unknown}; choose from {', '.join(PARTS)}")
+    args.parts = parser.choices("--parts", args.parts, PARTS)
     try:
         args.sampling_steps = [int(number) for number in args.sampling_steps.split(",")]
     except ValueError:
         parser.error(f"--sampling-steps {args.sampling_steps} must be numbers like 25,250")
-    if min(args.batch_size, args.repeats, args.threads) < 1:
-        parser.error("--batch-size, --repeats and --threads must be at least 1")
-    workers.check_threads(parser, args.threads)
     return args
 
 
 def main() -> None:
     args = parse_arguments()
-    if args.side:
-        workers.bind(args.cpus)
-        return work(args)
     if "step" in args.parts:
         workers.require_torch("benchmarks.semanticist", "leave out --parts step")
-    result = measure(args)
-    print_table(result)
-    if args.json:
-        print(json.dumps(result))
+    workers.compare(args, work, measure, print_table)
 
 
 if __name__ == "__main__":

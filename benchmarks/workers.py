@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 MEMORY_NOTE = (
@@ -22,17 +22,67 @@ MEMORY_NOTE = (
 )
 
 
-def add_side(parser: argparse.ArgumentParser, sides: Collection[str]) -> None:
-    """The options that `start_worker` adds."""
-    parser.add_argument("--side", choices=tuple(sides), help=argparse.SUPPRESS)
-    parser.add_argument("--cpus", default="", help=argparse.SUPPRESS)
+class CommandLine(argparse.ArgumentParser):
+    """Of `python -m benchmarks.NAME`: --threads, --json and, hidden, what `start_worker` adds.
+
+    Args:
+      name: the module's.
+      text: its docstring.
+      sides: those of the comparison.
+    """
+
+    def __init__(self, name: str, text: str, sides: Collection[str]):
+        super().__init__(
+            prog=f"python -m benchmarks.{name}",
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._counts: list[str] = []
+        self.add_count("threads", 2)
+        self.add_argument("--json", action="store_true", help="end with one line of JSON")
+        self.add_argument("--side", choices=tuple(sides), help=argparse.SUPPRESS)
+        self.add_argument("--cpus", default="", help=argparse.SUPPRESS)
+
+    def add_count(self, name: str, default: int, text: str = "") -> None:
+        """`--NAME`, a whole number of at least 1."""
+        self._counts.append(name)
+        text = f"{text}; default %(default)s" if text else "default %(default)s"
+        self.add_argument(f"--{name}", type=int, default=default, help=text)
+
+    def parse_args(self, *arguments) -> argparse.Namespace:
+        """Ends with a usage error where a count is below 1, or a thread has no CPU."""
+        args = super().parse_args(*arguments)
+        for name in self._counts:
+            if getattr(args, name.replace("-", "_")) < 1:
+                self.error(f"--{name} must be at least 1")
+        available = len(os.sched_getaffinity(0))
+        if args.threads > available:
+            self.error(f"--threads {args.threads}: only {available} CPUs are available")
+        return args
+
+    def choices(self, option: str, text: str, known: Collection[str]) -> list[str]:
+        """The names in `text`, with commas between; a usage error where one is not known."""
+        chosen = text.split(",")
+        if unknown := sorted(set(chosen) - set(known)):
+            self.error(f"{option}: unknown {unknown}; choose from {', '.join(known)}")
+        return chosen
 
 
-def check_threads(parser: argparse.ArgumentParser, threads: int) -> None:
-    """Ends with a usage error unless there is a CPU for each thread."""
-    available = len(os.sched_getaffinity(0))
-    if threads > available:
-        parser.error(f"--threads {threads}: only {available} CPUs are available")
+def compare(
+    args: argparse.Namespace,
+    work: Callable[[argparse.Namespace], None],
+    measure: Callable[[argparse.Namespace], dict],
+    print_table: Callable[[dict], None],
+) -> None:
+    """A side's work; or the whole: its table, and with --json all of it in one line."""
+    if args.side:
+        bind(args.cpus)
+        work(args)
+        return
+    result = measure(args)
+    print_table(result)
+    if args.json:
+        print(json.dumps(result))
 
 
 def require_torch(module: str, otherwise: str = "") -> None:
