@@ -132,9 +132,7 @@ class IndexCodec(_PixelCodec):
 
     def tokens(self, weights, images):
         """[B, ..., C]: what the quantizer takes."""
-        return self.module.apply(
-            weights.variables, as_floats(images), method="encode_unquantized"
-        )
+        return self.module.apply(weights.variables, as_floats(images), method="encode_unquantized")
 
     def codings(self, steps=()):
         """The indices, at fixed length or by a code for each group; see `Codec`."""
@@ -219,9 +217,7 @@ class LatentCodec(Continuous, _PixelCodec):
         return Codings(self._before_bottleneck, tuple(ways), self._spread)
 
     def _before_bottleneck(self, weights, images):
-        return self.module.apply(
-            weights.variables, as_floats(images), method="encode_unquantized"
-        )
+        return self.module.apply(weights.variables, as_floats(images), method="encode_unquantized")
 
     def _latents(self, weights, taken):
         """What the decoder reads, of what the bottleneck takes."""

@@ -60,9 +60,7 @@ class CouplingStudy(StudyKind):
             Section("The same held-out tiles, by every tokenizer", self._gallery(by_arm, runs)),
         ]
         findings = {
-            "panels": [
-                {"title": one.title, "kept": one.noun, **_plain(one)} for one in panels
-            ]
+            "panels": [{"title": one.title, "kept": one.noun, **_plain(one)} for one in panels]
         }
         assets = (*spectrum_figure.ASSETS, *sortable.ASSETS, "study.css", *sliders.ASSETS)
         return Shown(sections, findings, assets)
