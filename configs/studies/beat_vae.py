@@ -11,14 +11,16 @@ and by an ideal static code; a VAE by its KL, and by its means rounded to severa
 Arms stand at three rates, 10, 20 and 40 bits a position (0.625, 1.25 and 2.5 bits a pixel at fixed
 length; 14, 28 and 56 a position of a published backbone), and a VAE of 8 channels at four weights
 of its KL. Quantizers share 32 latent channels, with linear maps where they take fewer. Nothing else
-differs, but that FSQ learns at a third of the rate. Two arms stand beside these whose networks are
-others, see `_sequences.py`: TiTok at the lowest of the three rates, and a Semanticist of quantized
-concepts, any prefix of which is a code, up to that rate.
+differs, but that FSQ learns at a third of the rate.
 
 Options, comma-separated: `quick`, eight arms and one seed; `debug`, a run of seconds of each arm of
 `quick`; `backbone=f16` (or `f8`, `f32`), MGVQ's published network and recipe in place of the
-demo's, for a pod: give it `--data=tfds:imagenet2012`,
-`--study.base.objective.lpips_weights=vgg16.pth,vgg.pth` and
+demo's, for a pod: give it `--data=tfds:imagenet2012` and
+`--study.base.objective.lpips_weights=vgg16.pth,vgg.pth`.
+
+Two arms have networks of their own, see `_sequences.py`: TiTok at the lowest of the three rates, and
+a Semanticist of quantized concepts, any prefix of which is a code, up to that rate. With a published
+backbone the latter also takes
 `--study.arms.semanticist_quantized.changes.objective.latent_weights=kl16.ckpt`.
 """
 
