@@ -18,9 +18,9 @@ Options, comma-separated: `quick`, eight arms and one seed; `debug`, a run of se
 demo's, for a pod: give it `--data=tfds:imagenet2012` and
 `--study.base.objective.lpips_weights=vgg16.pth,vgg.pth`.
 
-Two arms have networks of their own, see `_sequences.py`: TiTok at the lowest of the three rates, and
-a Semanticist of quantized concepts, any prefix of which is a code, up to that rate. With a published
-backbone the latter also takes
+Two arms have networks of their own, see `_sequences.py`: TiTok at the lowest of the three rates,
+and a Semanticist of quantized concepts, any prefix of which is a code, up to that rate. With a
+published backbone the latter also takes
 `--study.arms.semanticist_quantized.changes.objective.latent_weights=kl16.ckpt`.
 """
 
