@@ -25,6 +25,8 @@ CODEBOOK_SIZE, TOKEN_DIM = 4096, 12
 PIXEL_WIDTHS, PIXEL_DEPTH = (128, 128, 256, 256, 512), 2
 PIXEL_CHANNELS, PIXEL_CODES = 256, 1024
 
+SHARDING = (("codebook", "replicate"), *_common.TRANSFORMER_SHARDING)
+
 STAGES = ("stage1", "stage2", "pixels")
 # Parts that stage 2 leaves as stage 1 made them.
 FINISHED_IN_STAGE_1 = "(encoder|quantizer)/.*"
@@ -50,6 +52,15 @@ def model(
     if not gives_pixels:
         node.pixel_tokenizer = _pixel_tokenizer(stage, dtype)
     node.trains_encoder = stage != "stage2"
+    return node
+
+
+def small(image_size: int, num_tokens: int, codebook_size: int) -> ml_collections.ConfigDict:
+    """A network for runs of minutes, on pixels in one stage; its codewords are reseeded."""
+    node = model("S", num_tokens, "pixels", dtype="float32")
+    for part in (node.encoder, node.decoder):
+        part.update(image_size=image_size, patch_size=4, width=64, depth=3, num_heads=4)
+    node.quantizer.update(codebook_size=codebook_size, reseed=True)
     return node
 
 
@@ -93,7 +104,7 @@ def training(size: str, num_tokens: int, argument: str) -> ml_collections.Config
     config.batch_size = 256
     config.image_size = IMAGE_SIZE
     config.ema_decay = 0.999
-    config.sharding = (("codebook", "replicate"), *_common.TRANSFORMER_SHARDING)
+    config.sharding = SHARDING
     config.model = model(size, num_tokens, stage)
     config.objective = _code_objective() if stage == "stage1" else _pixel_objective(stage)
     config.optimizer = ml_collections.ConfigDict()

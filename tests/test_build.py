@@ -223,8 +223,8 @@ def test_the_arms_of_the_study_can_run(argument):
     arms = read_arms(study, kind.equal)
     kind(study, arms)
     is_short = "quick" in argument or "debug" in argument
-    assert len(arms) == (8 if is_short else 25)
-    assert len(choose_jobs(arms)) == (8 if is_short else 50)
+    assert len(arms) == (8 if is_short else 27)
+    assert len(choose_jobs(arms)) == (8 if is_short else 54)
 
 
 def test_arguments_are_parsed_by_the_type_of_their_default():

@@ -13,7 +13,7 @@ from configs import _bottlenecks, _semanticist, semanticist_demo, semanticist_l
 from tests import tiny, tiny_generator
 from tests.filled import filled
 from tests.test_training_run import run_until
-from vqlab import data, models
+from vqlab import convert, data, models
 from vqlab.evaluation.symbols import SymbolCounts
 from vqlab.generation import LoadedGenerator
 from vqlab.models.codec import Weights
@@ -52,11 +52,17 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """An export with random weights, all of which matter."""
+def export(tmp_path_factory):
+    """An exported folder with random weights, all of which matter."""
     path = tmp_path_factory.mktemp("random")
     tiny_generator.save(path, NODE, sampling={"num_steps": 2})
-    return vqlab.load(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(export):
+    """The same, loaded."""
+    return vqlab.load(export)
 
 
 @pytest.mark.slow
@@ -222,6 +228,14 @@ def test_quantizers_that_do_not_fit_are_one_line_before_anything_compiles(node, 
     with pytest.raises(ValueError, match=message) as error:
         build.build_run(config.lock(), tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_official_files_have_no_place_for_a_quantizer(export, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        convert.main(["to-official", str(export), str(tmp_path / "out.safetensors")])
+    error = capsys.readouterr().err
+    assert "the released Semanticist has no tensor for 'params/quantizer/codebook'" in error
+    assert len(error.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 def test_configs_are_quantized_by_a_word():

@@ -97,6 +97,7 @@ class Strips(nn.Module):
     num_tokens: int = 4
 
     objective: ClassVar[str] = "reconstruction"
+    beginning: ClassVar[str] = ""
     position_axes: ClassVar[tuple[str, ...]] = ("S",)
     example_side: ClassVar[int] = 16
 

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests import exports, tiny, tiny_kl
+from configs import _bottlenecks
+from tests import exports, tiny, tiny_kl, tiny_titok
 from tests.filled import filled
 from vqlab import convert, models
 from vqlab.export import stablehlo
@@ -142,6 +143,33 @@ def test_programs_are_for_any_batch_and_platform_and_hold_no_weights(folders):
             assert str(program.out_avals[0].shape[0]) == "b"
     # The KL autoencoder's weights, 2.3 MB, would show.
     assert (folders / "kl" / "encode.jax_export").stat().st_size < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "node",
+    [
+        tiny_titok.node("stage1"),  # with a frozen part
+        tiny.semanticist_node(quantizer=_bottlenecks.grouped(4, 16, 2).to_dict()),
+    ],
+    ids=["titok", "semanticist"],
+)
+def test_sequences_of_indices_become_programs_too(node, images, tmp_path):
+    module = models.build(node)
+    variables = filled(module.init, tiny.images(1, 16))
+    frozen = {
+        name: filled(part.init, tiny.images(1, 16)) for name, part in module.frozen_parts().items()
+    }
+    tokenizer = Loaded(node, Weights(dict(variables), frozen), {"num_steps": 2})
+    stablehlo.save_codec(tmp_path, tokenizer.codec, jax.device_get(tokenizer.weights))
+    spec = importlib.util.spec_from_file_location("loader", tmp_path / "load.py")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    functions = loader.load()
+    code = np.asarray(functions["encode"](images))
+    np.testing.assert_array_equal(code, tokenizer.encode(images))
+    assert code.dtype == np.int32 and code.shape[:2] == (3, 4)
+    np.testing.assert_allclose(functions["decode"](code), tokenizer.decode(code), atol=2e-5)
 
 
 def test_the_folder_says_what_its_functions_take(folders):

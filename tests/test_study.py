@@ -135,6 +135,13 @@ def test_changes_meet_the_base():
         "c": {"d": 3, "e": 2},
     }
     assert base["c"]["d"] == 1
+    # What only some networks have a base of others lacks.
+    base = {"evals": {"x": {"name": "y"}}}
+    new = {"sampling": {"num_steps": 4}, "evals": {"x": {"piece_size": 8}}}
+    assert merged(base, new, "arm") == {
+        "sampling": {"num_steps": 4},
+        "evals": {"x": {"name": "y", "piece_size": 8}},
+    }
 
 
 @contextlib.contextmanager

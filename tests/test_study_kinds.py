@@ -99,10 +99,18 @@ def test_coupling_draws_a_panel_for_whatever_has_prefixes(tmp_path):
         )
     page = write_study(study, kind, arms, tmp_path, "command").read_text()
     titles = re.findall(r"<figcaption><b>(.*?)</b>", page)
-    assert titles == ["RVQ, 4 x 32", "MGVQ, 4 x 32", "Semanticist, 16 x 16", "PCA of the pixels"]
+    assert titles == [
+        "RVQ, 4 x 32",
+        "MGVQ, 4 x 32",
+        "Semanticist, 16 x 16",
+        "TiTok, 32 x 1024",
+        "Semanticist, quantized, 16 x 4 x 64",
+        "PCA of the pixels",
+    ]
     assert page.count('class="curve original"') == len(titles)
     assert "vq seed 0: not run" in page and "concepts:" in page
-    assert re.findall(r'class="row" data-arm="(.*?)"', page) == ["rvq", "mgvq", "semanticist"]
+    names = ["rvq", "mgvq", "semanticist", "titok", "semanticist_quantized"]
+    assert re.findall(r'class="row" data-arm="(.*?)"', page) == names
     assert 'class="units" data-levels="1 4" data-noun="groups or concepts"' in page
 
 
@@ -113,6 +121,8 @@ def test_coupling_arms_say_what_is_kept():
         ("components", (1, 2, 4, 8)),
         ("groups", (1, 2, 3, 4)),
         ("groups", (1, 2, 3, 4)),
+        ("concepts", (1, 2, 4, 8, 16)),
+        ("tokens", (1, 2, 4, 8, 16, 32)),
         ("concepts", (1, 2, 4, 8, 16)),
     ]
 

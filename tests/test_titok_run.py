@@ -96,6 +96,11 @@ def test_what_the_second_stage_cannot_begin_with_is_named(tmp_path):
             {"evals.reconstruction.image_size": 32},
             "evals.reconstruction.image_size=32 is not the model's image size 16",
         ),
+        (
+            "pixels",
+            {"evals.reconstruction.piece_size": 8},
+            "evals.reconstruction.piece_size=8 is not the model's image size 16",
+        ),
         ("stage2", {"optimizer.tokenizer.frozen": "encode"}, "matches the path of no parameter"),
     ],
 )
@@ -210,8 +215,11 @@ def test_the_second_stage_trains_the_decoders_alone(finished, tmp_path):
 
 @pytest.mark.slow
 def test_pixels_need_no_outside_weights_and_go_the_whole_way(tmp_path):
-    loaded, records = go_the_whole_way(tiny_titok.config("pixels"), tmp_path)
+    larger = {"evals.reconstruction.image_size": 32, "evals.reconstruction.piece_size": 16}
+    loaded, records = go_the_whole_way(tiny_titok.config("pixels", **larger), tmp_path)
     assert loaded.encode(tiny.images(2, 16)).shape == (2, 4, 1)
+    results = read_results(tmp_path / "run")
+    assert results["reconstruction/bits_per_pixel"] == 4 * 6 / 256
     assert records[0]["indices"].shape == (4, 1)
 
 

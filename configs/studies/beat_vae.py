@@ -17,6 +17,11 @@ Options, comma-separated: `quick`, eight arms, one seed and fewer steps; `debug`
 of each arm of `quick`; `backbone=f16` (or `f8`, `f32`), MGVQ's published network and recipe in
 place of the demo's, for a pod: give it `--data=tfds:imagenet2012` and
 `--study.base.objective.lpips_weights=vgg16.pth,vgg.pth`.
+
+Two arms have networks of their own, see `_sequences.py`: TiTok at the lowest of the three rates,
+and a Semanticist of quantized concepts, any prefix of which is a code, up to that rate. With a
+published backbone the latter also takes
+`--study.arms.semanticist_quantized.changes.objective.latent_weights=kl16.ckpt`.
 """
 
 from typing import NamedTuple
@@ -24,6 +29,7 @@ from typing import NamedTuple
 import ml_collections
 
 from configs import _bottlenecks, _common, _mgvq, mgvq_demo
+from configs.studies import _sequences
 
 TITLE = "Could VQ-VAE beat VAE?"
 QUESTION = """
@@ -32,6 +38,7 @@ QUESTION = """
     VAE's curve at equal rate.
 """
 
+STRIDE = 4  # of the demo's backbone
 CHANNELS = 32  # of the latents that are quantized, as in MGVQ
 VAE_CHANNELS = 8
 KL_WEIGHTS = (2e-1, 5e-2, 1e-2, 3e-3)  # see `_vae`
@@ -78,8 +85,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     study.seeds = (0,) if is_short else (0, 1)
     study.anchor = "VAE"
     study.num_pictures = 4
-    study.may_differ = ()
     arms = _arms(study, PUBLISHED if backbone else SMALL)
+    arms |= _published_sequences(backbone) if backbone else _sequence_arms(study.base)
+    study.may_differ = () if backbone else _sequences.MAY_DIFFER
     study.order = QUICK if is_short else tuple(arms)  # a ConfigDict sorts its keys
     study.arms = {name: arms[name] for name in study.order}
     return study.lock()
@@ -131,6 +139,57 @@ def _arms(study: ml_collections.ConfigDict, size: Sizes) -> dict:
             make.grouped(CHANNELS, part, count),
         )
     return arms
+
+
+def _sequence_arms(base: ml_collections.ConfigDict) -> dict:
+    """Arms with networks of their own, at the rate of one codebook on the backbone."""
+    positions = (base.image_size // STRIDE) ** 2
+    concepts = f"{_sequences.NUM_CONCEPTS} concepts of {_sequences.NUM_GROUPS}x{SMALL.part}"
+    note = (
+        "no common backbone: transformers of its own, trained on more images, which code larger "
+        f"ones in pieces of {base.image_size} pixels"
+    )
+    return {
+        "titok": _other(
+            f"TiTok {positions}x{SMALL.whole}",
+            "TiTok",
+            _sequences.titok(base, positions, SMALL.whole),
+            note,
+        ),
+        "semanticist_quantized": _other(
+            f"Semanticist, {concepts}",
+            "Semanticist, quantized",
+            _sequences.semanticist(base, SMALL.part),
+            f"{note}; trained to denoise, and drawn in {_sequences.SAMPLING_STEPS} steps",
+        ),
+    }
+
+
+def _published_sequences(backbone: str) -> dict:
+    """The same at the published sizes; TiTok has as many tokens as the backbone has positions."""
+    tokens = (256 // int(backbone.removeprefix("f"))) ** 2
+    return {
+        "titok": _other(
+            f"TiTok-B {tokens}x{PUBLISHED.whole}",
+            "TiTok",
+            _sequences.published_titok(tokens, PUBLISHED.whole),
+            "no common backbone: transformers of its own",
+        ),
+        "semanticist_quantized": _other(
+            "Semanticist-L, quantized",
+            "Semanticist, quantized",
+            _sequences.published_semanticist(),
+            "no common backbone: transformers and an autoencoder of its own; trained to denoise",
+        ),
+    }
+
+
+def _other(
+    label: str, family: str, changes: _sequences.Changes, note: str
+) -> ml_collections.ConfigDict:
+    """An arm with another network."""
+    arm = {"label": label, "family": family, "changes": changes, "seeds": (), "note": note}
+    return ml_collections.ConfigDict(arm)
 
 
 def _arm(label: str, family: str, bottleneck, **objective) -> ml_collections.ConfigDict:

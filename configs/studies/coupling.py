@@ -1,9 +1,11 @@
-"""Semantic-spectrum coupling: power spectra by prefix of VQ, RVQ, MGVQ, Semanticist and PCA.
+"""Semantic-spectrum coupling: power spectra by prefix of VQ, RVQ, MGVQ, TiTok, Semanticist and PCA.
 
 Semanticist (arXiv 2503.08685, section 5.4) asks whether the first parts of a code already have the
 spectrum of the whole image. Its figure shows single images at 256 pixels; here small networks are
 trained on the same 32-pixel crops, and the curves are means over the same held-out tiles. VQ has
-LlamaGen's 8 channels, of which 1, 2, 4 and 8 principal components are kept.
+LlamaGen's 8 channels, of which 1, 2, 4 and 8 principal components are kept; of TiTok's 32 tokens
+the first are, with the mean token of those tiles in the place of the others. Semanticist stands
+there twice, with numbers and with codewords for concepts.
 
     python -m vqlab.study --study=configs/studies/coupling.py --workdir=runs/coupling
 
@@ -13,7 +15,7 @@ tokenizer is one more arm. Options: `debug`, a few steps of each.
 
 import ml_collections
 
-from configs import _bottlenecks, _common, _semanticist, mgvq_demo, semanticist_demo
+from configs import _bottlenecks, _common, _semanticist, _titok, mgvq_demo, semanticist_demo
 
 TITLE = "Do the first parts of a code hold the image's spectrum?"
 QUESTION = """
@@ -38,7 +40,11 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         "vq": _arm("VQ, 1024 codewords", _bottlenecks.vector_quantizer(8, 1024, distance="cosine")),
         "rvq": _arm("RVQ, 4 x 32", _bottlenecks.residual_quantizer(32, 32, 4, **NESTED)),
         "mgvq": _arm("MGVQ, 4 x 32", _bottlenecks.grouped(32, 32, 4, **NESTED)),
-        "semanticist": _semanticist_arm(debug),
+        "semanticist": _semanticist_arm("Semanticist", "16 x 16", "", debug),
+        "titok": _titok_arm(debug),
+        "semanticist_quantized": _semanticist_arm(
+            "Semanticist, quantized", "16 x 4 x 64", "quantized", debug
+        ),
     }
     study.arms, study.order = arms, tuple(arms)
     return study.lock()
@@ -51,9 +57,20 @@ def _arm(label: str, bottleneck: ml_collections.ConfigDict) -> dict:
     return {"label": label, "family": label, "changes": {"model": model}}
 
 
-def _semanticist_arm(debug: bool) -> dict:
+def _titok_arm(debug: bool) -> dict:
+    """Two small transformers, of images to tokens and back."""
+    changes = {
+        "model": _titok.small(IMAGE_SIZE, num_tokens=32, codebook_size=1024).to_dict(),
+        "num_steps": 4 if debug else 3000,
+        "batch_size": 8 if debug else 16,
+        "sharding": _titok.SHARDING,
+    }
+    return {"label": "TiTok, 32 x 1024", "family": "TiTok", "changes": changes}
+
+
+def _semanticist_arm(family: str, size: str, option: str, debug: bool) -> dict:
     """The demo's network for images of this size."""
-    demo = semanticist_demo.get_config().copy_and_resolve_references().unlock()
+    demo = semanticist_demo.get_config(option).copy_and_resolve_references().unlock()
     demo.model.encoder.image_size = demo.model.decoder.latent_size = IMAGE_SIZE
     changes = {
         "model": demo.model.to_dict(),
@@ -62,7 +79,7 @@ def _semanticist_arm(debug: bool) -> dict:
         "batch_size": 8 if debug else 16,
         "sharding": demo.sharding,
     }
-    return {"label": "Semanticist, 16 x 16", "family": "Semanticist", "changes": changes}
+    return {"label": f"{family}, {size}", "family": family, "changes": changes}
 
 
 def _base(debug: bool) -> ml_collections.ConfigDict:

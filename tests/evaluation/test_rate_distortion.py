@@ -12,6 +12,7 @@ from vqlab.evaluation.panels import Measured
 from vqlab.evaluation.points import point_name, read_points
 from vqlab.evaluation.rate_distortion import RateDistortion
 from vqlab.evaluation.symbols import SymbolCounts
+from vqlab.models.pieces import Pieces
 from vqlab.nn.bottleneck import draw_posterior, kl_divergence, posterior
 
 IMAGES = jnp.asarray(stubs.images())
@@ -19,9 +20,10 @@ PIXELS = stubs.SIDE**2
 POSITIONS = (stubs.SIDE // stubs.STRIDE) ** 2
 
 
-def measured(model, **arguments):
+def measured(model, piece_size=0, **arguments):
     """(results, evaluator) over five images, the last batch half padding of NaN."""
     codec = stubs.codec_of(model)
+    codec = Pieces(codec, piece_size) if piece_size else codec
     evaluator = RateDistortion(codec, stubs.batches(stubs.images()), **arguments)
     return evaluator.measure(stubs.weights_of(model), {}), evaluator
 
@@ -43,6 +45,22 @@ def test_entropies_of_a_handful_of_symbols():
     assert counts.num_symbols == 4
     # Shares 1/2, 1/4, 1/4; and one value alone, which costs nothing.
     assert counts.entropies().tolist() == [1.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "arguments"),
+    [
+        ("grouped", stubs.grouped_tokenizer, {}),
+        ("gaussian", stubs.autoencoder, {"steps": (1.0, 0.25)}),
+    ],
+)
+def test_what_codes_patch_by_patch_is_the_same_in_pieces(name, model, arguments, request):
+    whole, _ = request.getfixturevalue(name)
+    results, evaluator = measured(model(), stubs.SIDE // 2, **arguments)
+    assert results.keys() == whole.keys() == evaluator.protocol.keys()
+    for metric, value in whole.items():
+        if not metric.startswith(("samples/psnr", "samples/ssim")):  # pieces have their own noise
+            assert results[metric] == pytest.approx(value, rel=1e-5), metric
 
 
 def test_indices_cost_their_entropy_and_their_fixed_length(grouped):

@@ -17,12 +17,26 @@ class ContrastCodec:
 
     units = prefixes = Units("concepts", 4, (1, 2, 4), "nulls")
     setting = ""
+    stand_in = None
 
     def encode(self, weights, images):
         return images
 
-    def decode_prefix(self, weights, code, num_kept, key):
+    def decode_prefix(self, weights, code, num_kept, key, stand_in=None):
         return code * num_kept / self.units.total
+
+
+class CommonCodec(ContrastCodec):
+    """Without all units an image is the mean of all images, as far as its means over rows tell."""
+
+    units = prefixes = Units("tokens", 2, (1, 2), "the mean")
+
+    def stand_in(self, weights, code):
+        return jnp.mean(code, axis=1).reshape(len(code), -1)
+
+    def decode_prefix(self, weights, code, num_kept, key, stand_in=None):
+        common = stand_in.reshape(1, 1, *code.shape[2:])
+        return jnp.where(num_kept < 2, jnp.broadcast_to(common, code.shape), code)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +71,18 @@ def test_protocol_and_section(evaluated):
     (section,) = evaluator.sections("s", measured)
     assert section.heading == "Power spectrum" and section.body.count("<img") == 2
     assert "numbers kept (1, 2, 4)" in section.body
+
+
+def test_what_stands_for_the_others_is_the_mean_of_the_images_at_hand():
+    images = stubs.images(3)  # and one of padding
+    evaluator = PowerSpectrum(CommonCodec(), stubs.batches(images))
+    results = evaluator.measure({}, {})
+    common = np.broadcast_to(images.mean((0, 1)), images.shape)
+    power = np.asarray(spectra.radial_power(jnp.asarray(common)))
+    np.testing.assert_allclose(evaluator.power[1], power[0], rtol=1e-4, atol=1e-8)
+    assert results["spectrum_distance"] == pytest.approx(0, abs=1e-6)
+    name = "first_1/spectrum_distance"
+    assert evaluator.protocol[name].endswith("first 1, the others the mean of these images")
 
 
 def test_an_autoencoder_has_one_spectrum():

@@ -79,7 +79,7 @@ def test_the_first_tokens_are_kept_and_the_mean_stands_for_the_others(loaded, co
     np.testing.assert_array_equal(prefix(code, 0), prefix(other, 0))
 
 
-def test_the_mean_token_may_be_of_training_of_a_code_or_given(loaded, code, prefix):
+def test_the_mean_token_is_of_training_or_given(loaded, code, prefix):
     codec, weights = loaded.codec, loaded.weights
     codewords = np.asarray(codec.lookup(weights, jnp.arange(loaded.codebook_size)[:, None]))
     # Nothing counted in converted weights: every codeword once.
@@ -90,8 +90,9 @@ def test_the_mean_token_may_be_of_training_of_a_code_or_given(loaded, code, pref
     trained = Weights({**weights.variables, "codebook_stats": trained}, {})
     mean = (2 * codewords[3] + codewords[5]) / 3
     np.testing.assert_allclose(codec.mean_token(trained), mean, atol=1e-6)
-    of_code = codec.mean_token(weights, jnp.array([[[3], [3], [5]]]))
-    np.testing.assert_allclose(of_code, mean, atol=1e-6)
+    of_images = codec.stand_in(weights, jnp.array([[[3], [3], [5]], [[3], [3], [5]]]))
+    np.testing.assert_allclose(of_images, [mean, mean], atol=1e-6)
+    of_code = of_images.mean(0)
     assert np.abs(prefix(code, 2, of_code) - prefix(code, 2)).max() > 0
 
 

@@ -21,6 +21,7 @@ class _Components:
     """Images as their principal components' scores; the weights are (mean, components)."""
 
     setting: ClassVar[str] = ""
+    stand_in: ClassVar[None] = None
 
     def __init__(self, levels: tuple[int, ...]):
         self.prefixes = Units("components", levels[-1], levels, "the mean image", 1)
@@ -31,9 +32,9 @@ class _Components:
         pixels = jnp.clip(images, -1, 1).reshape(len(images), -1)
         return jnp.matmul(pixels - mean, components.T, precision="highest")
 
-    def decode_prefix(self, weights, code, num_kept, key):
+    def decode_prefix(self, weights, code, num_kept, key, stand_in=None):
         """Images [B, H, W, 3] of the first scores."""
-        del key
+        del key, stand_in
         mean, components = weights
         kept = jnp.where(jnp.arange(len(components)) < num_kept, code, 0)
         pixels = mean + jnp.matmul(kept, components, precision="highest")

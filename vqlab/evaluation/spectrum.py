@@ -36,7 +36,8 @@ class PowerSpectrum(Evaluator):
 
     Args:
       codec: of the tokenizer, whose `prefixes` are kept.
-      make_batches: gives the batches of a split; "validation" is read.
+      make_batches: gives the batches of a split; "validation" is read, twice where what stands for
+        units not kept is made of all the images.
       seed: of the decoder's noise, the same at every level.
     """
 
@@ -51,6 +52,7 @@ class PowerSpectrum(Evaluator):
         self.needs = Needs({"validation": 1}, side=spectra.MIN_SIDE)
         self.protocol: dict[str, str] = {}
         self._encode = jax.jit(codec.encode)
+        self._sum_stand_ins = jax.jit(self._encode_and_sum) if codec.stand_in else None
         self._sum_decoded = jax.jit(self._decode_and_sum)
         self._sum = jax.jit(_sum_power)
 
@@ -63,6 +65,7 @@ class PowerSpectrum(Evaluator):
           ValueError: there are no images, or they are too small.
         """
         original, count = 0.0, 0
+        stand_in = self._mean_stand_in(weights)
         totals: dict[int, Any] = dict.fromkeys(self._levels, 0.0)
         for number, batch in read(self._make_batches, "validation"):
             images, mask = batch["images"], batch["mask"]
@@ -71,7 +74,7 @@ class PowerSpectrum(Evaluator):
             code = self._encode(weights, images)
             key = jax.random.fold_in(self._key, number)
             for k in self._levels:
-                power = to_host(self._sum_decoded(weights, code, mask, k, key))
+                power = to_host(self._sum_decoded(weights, code, mask, k, key, stand_in))
                 totals[k] += power.astype(np.float64)
         self.frequency = spectra.frequencies(*images.shape[1:3])
         self.original_power = original / count
@@ -112,6 +115,17 @@ class PowerSpectrum(Evaluator):
             )
         ]
 
+    def _mean_stand_in(self, weights: Weights) -> np.ndarray | None:
+        """Over all images; None where they make no difference to what stands for units not kept."""
+        if self._sum_stand_ins is None:
+            return None
+        total, count = 0.0, 0
+        for _, batch in read(self._make_batches, "validation"):
+            summed = self._sum_stand_ins(weights, batch["images"], batch["mask"])
+            total += to_host(summed).astype(np.float64)
+            count += int(to_host(batch["mask"]).sum())
+        return np.asarray(total / count, np.float32)
+
     def _results(self) -> dict[str, float]:
         """The numbers of the curves; sets `protocol`."""
         units, setting = self._units, self._codec.setting
@@ -129,17 +143,32 @@ class PowerSpectrum(Evaluator):
         for k in units.levels:
             name = first(k, "spectrum_distance")
             results[name] = distances[k]
-            self.protocol[name] = f"as spectrum_distance, {units.noun} kept: first {k}"
+            self.protocol[name] = (
+                f"as spectrum_distance, {units.noun} kept: first {k}, the others {self._absent}"
+            )
         return results
+
+    @property
+    def _absent(self) -> str:
+        """What stands for the others, in words."""
+        return self._units.absent + " of these images" * (self._codec.stand_in is not None)
 
     def _label(self, k: int) -> str:
         noun = self._units.noun
         return panels.count_label(k, noun) if noun else "reconstructions"
 
-    def _decode_and_sum(self, weights, code, mask, k, key):
-        return _sum_power(self._codec.decode_prefix(weights, code, k, key), mask)
+    def _encode_and_sum(self, weights, images, mask):
+        stand_ins = self._codec.stand_in(weights, self._codec.encode(weights, images))
+        return _sum_shown(stand_ins, mask)
+
+    def _decode_and_sum(self, weights, code, mask, k, key, stand_in):
+        return _sum_power(self._codec.decode_prefix(weights, code, k, key, stand_in), mask)
 
 
 def _sum_power(images, mask):
-    power = spectra.radial_power(images)
-    return jnp.sum(jnp.where(mask[:, None], power, 0), axis=0)
+    return _sum_shown(spectra.radial_power(images), mask)
+
+
+def _sum_shown(values, mask):
+    """Of [B, n] the sum over those images that are no padding."""
+    return jnp.sum(jnp.where(mask[:, None], values, 0), axis=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -128,6 +128,9 @@ class Codec(Protocol):
       sampling: how it samples; None where decoding draws nothing.
       setting: how it decodes, in a few words; "" where there is nothing to choose.
       sizes: what users ask for by name, such as {"num_groups": 4, "stride": 16}.
+      stand_in: (weights, code [B, ...]) -> [B, ...], what of each image goes into that which stands
+        for those of `prefixes` that are not kept: its mean over a set of images does, see
+        `decode_prefix`. None where the same stands there whatever the images are.
     """
 
     module: Any
@@ -138,6 +141,7 @@ class Codec(Protocol):
     sampling: Sampling | None
     setting: str
     sizes: Mapping[str, int]
+    stand_in: Callable[[Weights, jax.Array], jax.Array] | None
 
     def check_image_size(self, size: int, name: str) -> None:
         """Raises ValueError unless square images of `size` pixels can be encoded and decoded."""
@@ -166,9 +170,18 @@ class Codec(Protocol):
         """
 
     def decode_prefix(
-        self, weights: Weights, code: jax.Array, num_kept: int | jax.Array, key: jax.Array
+        self,
+        weights: Weights,
+        code: jax.Array,
+        num_kept: int | jax.Array,
+        key: jax.Array,
+        stand_in: jax.Array | None = None,
     ) -> jax.Array:
-        """As `decode`, from the first `num_kept` of `prefixes`."""
+        """As `decode`, from the first `num_kept` of `prefixes`.
+
+        `stand_in` is the mean of the codec's own over the images at hand; without one, what it
+        knows of those of training.
+        """
 
     def losses(
         self,

@@ -14,13 +14,16 @@ class NetworkCodec:
 
     module: Any
 
+    stand_in: ClassVar[None] = None
+
     @property
     def prefixes(self) -> Units:
         """The units."""
         return self.units
 
-    def decode_prefix(self, weights, code, num_kept, key):
+    def decode_prefix(self, weights, code, num_kept, key, stand_in=None):
         """Of the first units; see `Codec`."""
+        del stand_in
         return self.decode(weights, code, num_kept, key)
 
     def check_image_size(self, size, name):

@@ -100,12 +100,13 @@ class IndexCodec(_PixelCodec):
         total = self.module.quantizer.latent_channels
         return Units("components", total, powers(total), "the codewords' mean", 1)
 
-    def decode_prefix(self, weights, code, num_kept, key):
+    def decode_prefix(self, weights, code, num_kept, key, stand_in=None):
         """Of the first groups, or of codewords in as many dimensions; see `Codec`.
 
         Semanticist, section 5.4, keeps 1, 2, 4 and 8 principal components of LlamaGen's 8 channels;
         here they are those of all K codewords as the decoder reads them, each counted once.
         """
+        del stand_in
         if self.units.total > 1:
             return self.decode(weights, code, num_kept, key)
 

@@ -32,6 +32,7 @@ class SecondStage:
     transformer: nn.Module
 
     sampling_kind: ClassVar[type] = GeneratorSampling
+    beginning: ClassVar[str] = ""  # what more it needs to begin with, in words
 
     @property
     def example_side(self) -> int:

@@ -40,6 +40,7 @@ class Semanticist(nn.Module):
     quantizer: nn.Module | None = None
 
     objective: ClassVar[str] = "concept_diffusion"  # what trains it, where a config does not say
+    beginning: ClassVar[str] = ""  # what it needs to begin with, in words
     position_axes: ClassVar[tuple[str, ...]] = ("S",)
 
     def __post_init__(self):

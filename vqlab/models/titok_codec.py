@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -44,28 +45,33 @@ class TiTokCodec(IndexCodec):
         del key, sampling
         return self.module.paint(weights, self._lookup(weights, code, num_kept))
 
-    def decode_prefix(self, weights, code, num_kept, key, mean_token: jax.Array | None = None):
+    def decode_prefix(self, weights, code, num_kept, key, stand_in: jax.Array | None = None):
         """Of the first `num_kept` tokens and the mean token in the others' places; see `Codec`.
 
-        `mean_token` [C] or [S, C] is that of `mean_token(weights)` unless it is given.
+        `stand_in` [C] is `mean_token(weights)` unless it is given.
         """
         if self.units.total > 1:
             return self.decode(weights, code, num_kept, key)
         latents = self.lookup(weights, code)
         kept = check_kept("num_tokens", num_kept, self.module.num_tokens)
-        mean = self.mean_token(weights) if mean_token is None else mean_token
+        mean = self.mean_token(weights) if stand_in is None else stand_in
         keep = jnp.arange(self.module.num_tokens) < kept
         return self.module.paint(weights, jnp.where(keep[:, None], latents, mean))
 
-    def mean_token(self, weights: Weights, code: jax.Array | None = None) -> jax.Array:
-        """[C]: the mean of the vectors that the decoder reads.
+    @property
+    def stand_in(self) -> Callable[[Weights, jax.Array], jax.Array] | None:
+        """[B, C]: the mean of an image's tokens as the decoder reads them; see `Codec`."""
+        return self._mean_of_tokens if self.units.total == 1 else None
 
-        Of `code` [B, S, 1], such as that of a whole evaluation set; or of the tokens of training,
-        by the running shares of the codewords. Weights from elsewhere have counted none: then each
+    def _mean_of_tokens(self, weights: Weights, code: jax.Array) -> jax.Array:
+        return jnp.mean(self.lookup(weights, code), axis=1)
+
+    def mean_token(self, weights: Weights) -> jax.Array:
+        """[C]: the mean of the tokens of training as the decoder reads them.
+
+        By the running shares of the codewords. Weights from elsewhere have counted none: then each
         codeword counts once.
         """
-        if code is not None:
-            return jnp.mean(self.lookup(weights, code), axis=(0, 1))
         codewords = self.lookup(weights, jnp.arange(self.codebook_size)[:, None])
         shares = weights.variables["codebook_stats"]["quantizer"]["usage_ema"][0]
         shares = jnp.where(jnp.sum(shares) > 0, shares, 1.0)

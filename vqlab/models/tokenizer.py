@@ -40,6 +40,7 @@ class Tokenizer(nn.Module):
     decoder: nn.Module
 
     objective: ClassVar[str] = "reconstruction"  # what trains it, where a config does not say
+    beginning: ClassVar[str] = ""  # what it needs to begin with, in words
     position_axes: ClassVar[tuple[str, ...]] = ("h", "w")
 
     def setup(self):

@@ -18,6 +18,7 @@ from vqlab.evaluation.needs import Supply
 from vqlab.evaluation.statistics_file import ReferenceCache
 from vqlab.export.frozen import network_fingerprint
 from vqlab.models.codec import Codec
+from vqlab.models.pieces import Pieces
 from vqlab.ops.pixels import as_floats
 from vqlab.registry import accepted, build, choose
 from vqlab.training import sharding
@@ -25,7 +26,7 @@ from vqlab.training import sharding
 # Images travel as they are stored, and become floats where they are.
 _floats = jax.jit(as_floats)
 # What an evaluator's node says about its images; the rest are the evaluator's own arguments.
-_DATA = ("name", "image_size", "tile_size", "batch_size", "limit")
+_DATA = ("name", "image_size", "tile_size", "batch_size", "limit", "piece_size")
 REFERENCES = "references"  # the folder of a workdir that keeps statistics of originals
 
 
@@ -33,6 +34,21 @@ def used_networks(config: ml_collections.ConfigDict) -> set[str]:
     """The frozen networks that the evaluators of the config take where they are given."""
     kinds = [choose("evaluator", node.name, EVALUATORS) for node in config.evals.values()]
     return {name for kind in kinds for name in kind.uses}
+
+
+def evaluated(codec: Codec, node: ml_collections.ConfigDict, name: str) -> Codec:
+    """What the evaluator `config.evals.<name>` of this node sees of a network.
+
+    With `piece_size`, images of `image_size` are cut into pieces of that size, each coded alone: so
+    a network of small images is measured on the larger ones that others take whole.
+
+    Raises:
+      ValueError: the network cannot take images of these sizes.
+    """
+    if "piece_size" in node:
+        codec = Pieces(codec, node.piece_size, f"evals.{name}.piece_size")
+    codec.check_image_size(node.image_size, f"evals.{name}.image_size")
+    return codec
 
 
 def protocol_node(
@@ -124,7 +140,7 @@ def _build_evaluator(
     kind = choose("evaluator", node.name, EVALUATORS)
     if kind.of != (noun := codec.card().noun):
         raise ValueError(f"evals.{name} measures a {kind.of} by {node.name}; this is a {noun}")
-    codec.check_image_size(node.image_size, f"evals.{name}.image_size")
+    codec = evaluated(codec, node, name)
     parts = sharding.batch_parts(mesh)
     if node.batch_size % parts:
         raise ValueError(

@@ -129,8 +129,8 @@ def given_variables(
         the network cannot begin without.
     """
     if not config.init_from:
-        if beginning := getattr(network, "beginning", ""):
-            raise ValueError(beginning)
+        if network.beginning:
+            raise ValueError(network.beginning)
         return None
     _, given = read_trained(config.init_from)
     own = {"params": abstract.params[player], **abstract.variables[player]}

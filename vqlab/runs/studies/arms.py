@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from vqlab.runs.resuming import changes
 
 Config = ml_collections.ConfigDict
 
+# Settings that only some networks have, which a base of others therefore lacks.
+_OF_SOME = re.compile(r"sampling|evals\.\w+\.piece_size")
 
 class Arm(NamedTuple):
     """An arm: one config, run with several seeds.
@@ -154,13 +157,13 @@ def merged(base: dict[str, Any], new: Mapping[str, Any], of: str, path: str = ""
     """The settings of `base` with those of `new` in their place; a part is exchanged whole.
 
     Raises:
-      ValueError: naming `of` and a setting that the base lacks.
+      ValueError: naming `of` and a setting that the base lacks, and all of its networks would have.
     """
     result = copy.deepcopy(base)
     for key, value in new.items():
-        if key not in base:
+        if key not in base and not _OF_SOME.fullmatch(path + key):
             raise ValueError(f"{of} changes {path}{key}, which the base does not have")
-        is_branch = isinstance(value, dict) and isinstance(base[key], dict)
+        is_branch = isinstance(value, dict) and isinstance(base.get(key), dict)
         if is_branch and "name" not in value:
             value = merged(base[key], value, of, f"{path}{key}.")
         result[key] = value

@@ -18,6 +18,7 @@ from vqlab.models.codec import Codec, Units
 from vqlab.planning.flops import traced_flops
 from vqlab.registry import choose
 from vqlab.runs import build, parts, trainer
+from vqlab.runs.evals import evaluated
 from vqlab.training.disk import naming
 from vqlab.training.stopping import StopSignal
 
@@ -35,7 +36,7 @@ def check(config) -> None:
         raise ValueError(f"a study compares tokenizers; {config.model.name} is a {noun}")
     for name, node in config.evals.items():
         choose("evaluator", node.name, EVALUATORS)
-        codec.check_image_size(node.image_size, f"evals.{name}.image_size")
+        evaluated(codec, node, name)
 
 
 def noun(config) -> str:
@@ -76,10 +77,11 @@ def train(config, folder: pathlib.Path, stop: StopSignal, description: str) -> d
 def _costs(config, training: build.TrainingRun) -> dict[str, float]:
     """`parameters`, and `flops` of encoding and decoding one evaluated image."""
     weights = training.weights(training.run.state)
-    side = max(node.image_size for node in config.evals.values())
+    name, node = max(config.evals.items(), key=lambda item: item[1].image_size)
+    codec, side = evaluated(training.codec, node, name), node.image_size
     return {
         "parameters": int(parameter_overview.count_parameters(weights.variables["params"])),
-        "flops": image_flops(training.codec, weights, side),
+        "flops": image_flops(codec, weights, side),
         "image_side": side,
     }
 
