@@ -34,6 +34,7 @@ Config = ml_collections.ConfigDict
 # Settings that only some networks have, which a base of others therefore lacks.
 _OF_SOME = re.compile(r"sampling|evals\.\w+\.piece_size")
 
+
 class Arm(NamedTuple):
     """An arm: one config, run with several seeds.
 
