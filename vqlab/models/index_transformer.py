@@ -61,7 +61,7 @@ class IndexTransformer(nn.Module):
       num_classes: 0 for none.
       width, depth, num_heads: of the transformer over positions; `SIZES`.
       head_depth: blocks of the head over groups.
-      dropout: of embeddings and branches in training.
+      dropout: of embeddings and branches of the transformer over positions in training.
       label_dropout: share of labels that training leaves out.
       dtype: of the blocks; parameters, norms and logits are float32.
     """
@@ -99,7 +99,6 @@ class IndexTransformer(nn.Module):
             self.width,
             self.num_positions,
             self.head_depth,
-            self.dropout,
             self.dtype,
         )
 
