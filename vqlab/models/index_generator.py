@@ -131,6 +131,9 @@ class IndexSampler(TokenizerGenerator):
     module: IndexGenerator
     sampling: GeneratorSampling
 
+    def __post_init__(self):
+        self.check_sampling(self.sampling)
+
     @property
     def num_positions(self) -> int:
         """h w."""
@@ -153,6 +156,7 @@ class IndexSampler(TokenizerGenerator):
 
     def check_sampling(self, sampling):
         """See `Generator`."""
+        super().check_sampling(sampling)
         sampling.tokens.check_codebook(self.module.transformer.codebook_size)
 
     def sample(self, weights, labels, keys, sampling, given=None, num_given=0):
