@@ -65,7 +65,7 @@ class GroupHead(nn.Module):
     def begin(self, hidden: Float[Array, "N D"]) -> tuple[Float[Array, "N K"], Cache]:
         """(logits of group 0, cache) of a position."""
         cache = empty_cache(
-            len(hidden),
+            hidden,
             self.depth,
             self.num_groups,
             self.num_groups + 1,

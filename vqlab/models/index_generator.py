@@ -164,7 +164,7 @@ class IndexSampler(TokenizerGenerator):
         module = self.module
         positions = module.grid if len(module.tokenizer.position_axes) == 2 else module.grid[1:]
         if given is not None:
-            given = given.reshape(len(given), self.num_positions, -1)
+            given = given.reshape(given.shape[0], self.num_positions, -1)
         indices = sample_indices(
             module.transformer,
             weights.variables,
@@ -175,7 +175,7 @@ class IndexSampler(TokenizerGenerator):
             given,
             num_given,
         )
-        return indices.reshape(len(labels), *positions, -1)
+        return indices.reshape(labels.shape[0], *positions, -1)
 
     def decode(self, weights, code, keys, sampling):
         """See `Generator`."""

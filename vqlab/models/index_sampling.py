@@ -71,7 +71,7 @@ def sample_indices(
         x = _doubled(call("project", look_up(indices)), is_guided)
         return (x, cache), indices
 
-    start = call("embed_class", labels), call("empty_cache", len(labels))
+    start = call("embed_class", labels), call("empty_cache", labels)
     _, indices = jax.lax.scan(body, start, jnp.arange(module.num_positions))
     return jnp.swapaxes(indices, 0, 1)
 

@@ -150,11 +150,11 @@ class IndexTransformer(nn.Module):
         """The input of the first position."""
         return self.class_embed(labels)
 
-    def empty_cache(self, batch: int) -> Cache:
-        """For all positions."""
+    def empty_cache(self, labels: Int[Array, " B"]) -> Cache:
+        """For all positions of so many images."""
         head_dim = self.width // self.num_heads
         return empty_cache(
-            batch, self.depth, self.num_heads, self.num_positions, head_dim, self.dtype
+            labels, self.depth, self.num_heads, self.num_positions, head_dim, self.dtype
         )
 
     def step(
