@@ -31,7 +31,7 @@ class Evaluator:
     protocol: dict[str, str]
 
     @classmethod
-    def stand_ins(cls, subject: Any) -> tuple[tuple[str, str], ...]:
+    def in_place_of_images(cls, subject: Any) -> tuple[tuple[str, str], ...]:
         """(array of records, frozen network that must have made it): those that it takes in the
         place of images, which are not read where one of them is stored; most take none."""
         del subject

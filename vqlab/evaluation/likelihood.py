@@ -41,7 +41,7 @@ class Likelihood(Evaluator):
         self._sum = jax.jit(self._sum_scores)
 
     @classmethod
-    def stand_ins(cls, subject: Generator) -> tuple[tuple[str, str], ...]:
+    def in_place_of_images(cls, subject: Generator) -> tuple[tuple[str, str], ...]:
         """See `Evaluator`: codes of the generator's tokenizer."""
         return ((subject.codec.name, TOKENIZER),)
 

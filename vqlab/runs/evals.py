@@ -85,7 +85,7 @@ def build_evaluators(
     read_source = functools.cache(read_source)
     evaluators = {}
     for name in config.evals:
-        arrays = _stand_ins(config, name, codec)
+        arrays = _in_place_of_images(config, name, codec)
         batches = functools.cache(
             functools.partial(
                 _eval_batches, config, name, read_source, arrays, mesh, on_worker_death
@@ -108,12 +108,12 @@ def build_evaluators(
     return evaluators
 
 
-def _stand_ins(config, name: str, codec: Codec | Generator) -> tuple[tuple[str, str], ...]:
+def _in_place_of_images(config, name: str, codec: Codec | Generator) -> tuple[tuple[str, str], ...]:
     """What the evaluator takes in the place of images; tiles are of images alone."""
     node = config.evals[name]
     kind = choose("evaluator", node.name, EVALUATORS)
     is_meant = kind.of == codec.card().noun  # else it is refused
-    return kind.stand_ins(codec) if is_meant and not node.tile_size else ()
+    return kind.in_place_of_images(codec) if is_meant and not node.tile_size else ()
 
 
 class _Evaluated(NamedTuple):
