@@ -1,7 +1,8 @@
 """What the second stages of MGVQ share: a transformer over the indices of a frozen tokenizer.
 
 Architecture and sampling are MGVQ's (its released applications/autoregressive), whose training code
-is not public; training is that of LlamaGen's train_c2i.py, which it builds on.
+is not public; training is that of LlamaGen's train_c2i.py and train_c2i_fsdp.py, which it builds
+on, but for random crops in the place of stored ones and averaged weights.
 """
 
 import ml_collections
@@ -32,7 +33,7 @@ def model(size: str, groups: int, image_size: int) -> ml_collections.ConfigDict:
     node.name = "index_generator"
     node.tokenizer = _mgvq.model("f16", groups, dtype="float32")
     node.image_size = image_size
-    node.num_classes = 1000  # 0 for none
+    node.num_classes = 1000  # 0 for none, with config.sampling.guidance_scale=1.0
     node.width = width
     node.depth = depth
     node.num_heads = heads
@@ -45,13 +46,15 @@ def model(size: str, groups: int, image_size: int) -> ml_collections.ConfigDict:
 
 
 def training(size: str, argument: str) -> ml_collections.ConfigDict:
-    """The whole config of a size; `argument` holds groups, image_size and debug."""
-    options = _common.parse_argument(argument, groups=4, image_size=SIZES[size][3], debug=False)
+    """The whole config of a size; `argument` holds groups, image_size, fid and debug."""
+    options = _common.parse_argument(
+        argument, groups=4, image_size=SIZES[size][3], fid=False, debug=False
+    )
     config = _common.training()
     config.num_steps = 300 * STEPS_PER_EPOCH
     config.batch_size = 256
     config.image_size = options["image_size"]
-    config.ema_decay = 0.9999
+    config.ema_decay = 0.9999  # of its --ema, which its published commands leave out; 0.0 is theirs
     config.sharding = SHARDING
     config.model = model(size, options["groups"], config.image_size)
     config.objective = objective()
@@ -63,6 +66,8 @@ def training(size: str, argument: str) -> ml_collections.ConfigDict:
     config.evals = evaluations(config.image_size, batch_size=64)
     config.checkpoint.best_metric = "likelihood/bits_per_index"
     config.checkpoint.best_mode = "min"
+    if options["fid"]:
+        add_fid(config, batch_size=64)
     if options["debug"]:
         shrink(config, image_size=64)
         config.model.tokenizer = mgvq_f16.get_config("debug").model
@@ -80,11 +85,12 @@ def objective() -> ml_collections.ConfigDict:
 def sampling() -> ml_collections.ConfigDict:
     """How the evaluator `samples` draws, and `vqlab.generate` by default."""
     node = ml_collections.ConfigDict()
-    node.guidance_scale = 2.0  # the released script's default
+    # The released script's default, as of LlamaGen's published B and L; of XL and XXL it is 1.75.
+    node.guidance_scale = 2.0
     node.guidance_schedule = "constant"  # or linear, from 1 to the scale
     node.guidance_interval = -1  # guidance ends after so many positions; -1: never
     node.temperature = 1.0
-    node.top_k = 0  # 0: all; the released samples have 4096
+    node.top_k = 0  # 0: all, as LlamaGen's; the released script takes half, 4096 of 8192
     node.top_p = 1.0
     return node
 
@@ -110,6 +116,20 @@ def evaluations(image_size: int, batch_size: int) -> ml_collections.ConfigDict:
     nodes.samples.num_per_class = 4
     nodes.samples.seed = 0
     return nodes
+
+
+def add_fid(config: ml_collections.ConfigDict, batch_size: int) -> None:
+    """Measures of samples while training, beside the first images; the option `fid`."""
+    config.inception_weights = ""  # pytorch-fid's or torch-fidelity's .pth, clean-fid's .pt
+    node = _common.evaluation("generation", config.image_size, batch_size)
+    node.protocols = "adm"  # or "clean", "mgvq", "semanticist", several with commas between
+    node.measures = "fid,is,pr"
+    node.limit = 10_000
+    node.num_images = 0  # that are drawn; 0: as many as images are read
+    node.sampling = ml_collections.ConfigDict()  # what differs from config.sampling
+    node.sampling.guidance_scale = config.sampling.guidance_scale
+    node.seed = 0
+    config.evals.fid = node
 
 
 def shrink(config: ml_collections.ConfigDict, image_size: int) -> None:

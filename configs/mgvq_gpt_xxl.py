@@ -17,9 +17,10 @@ can be made once instead of in every step:
 
 What it takes on a machine: python -m vqlab.plan --config=configs/mgvq_gpt_xxl.py --topology=v5e:4x8
 
-Options, comma-separated: `groups=8`, the published tokenizer with eight; `image_size=N`; `debug`, a
-run of seconds of a narrow network on the embedded photographs, over a tokenizer of
-configs/mgvq_f16.py:debug.
+Options, comma-separated: `groups=8`, the published tokenizer with eight; `image_size=N`; `fid`,
+FID, Inception Score, precision and recall of samples in every evaluation, with
+--config.inception_weights; `debug`, a run of seconds of a narrow network on the embedded
+photographs, over a tokenizer of configs/mgvq_f16.py:debug.
 """
 
 from configs import _gpt

@@ -19,8 +19,10 @@ Face Hub. Concepts can be made once instead of in every step:
     python -m vqlab.main ... --config.data.name=records --config.data.path=RECORDS
 
 Options, comma-separated: `ddpm`, the released alternative to the straight path: a cosine schedule
-with a learned variance, its condition added to the time ("adaln"); `debug`, a run of seconds of a
-narrow network on the embedded photographs, over a tokenizer of configs/semanticist_l.py:debug.
+with a learned variance, its condition added to the time ("adaln"); `fid`, FID, Inception
+Score, precision and recall of samples in every evaluation, with --config.inception_weights;
+`debug`, a run of seconds of a narrow network on the embedded photographs, over a tokenizer of
+configs/semanticist_l.py:debug.
 """
 
 import ml_collections
@@ -30,7 +32,7 @@ from configs import _common, _gpt, _semanticist, semanticist_l
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; see the options above."""
-    options = _common.parse_argument(argument, ddpm=False, debug=False)
+    options = _common.parse_argument(argument, ddpm=False, fid=False, debug=False)
     config = _common.training()
     config.num_steps = 250_000
     config.batch_size = 2048
@@ -50,6 +52,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.evals = _gpt.evaluations(256, batch_size=64)
     config.checkpoint.best_metric = "likelihood/loss"
     config.checkpoint.best_mode = "min"
+    if options["fid"]:
+        _gpt.add_fid(config, batch_size=64)
     if options["ddpm"]:
         config.model.process = _semanticist.ddpm()
         config.model.process.schedule = "cosine"
@@ -65,7 +69,7 @@ def _model() -> ml_collections.ConfigDict:
     node.name = "concept_generator"
     node.tokenizer = _semanticist.model("L", dtype="float32")
     node.image_size = 256
-    node.num_classes = 1000  # 0 for none
+    node.num_classes = 1000  # 0 for none, with config.sampling.guidance_scale=1.0
     node.num_kept = 32  # concepts that are modelled; the decoder reads nulls for the others
     node.width = width
     node.depth = depth

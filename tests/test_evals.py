@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import _common, kl_vae_f16, mgvq_f16, semanticist_l
+from configs import _common, kl_vae_f16, mgvq_f16, mgvq_gpt_b, semanticist_gpt_l, semanticist_l
 from tests import tiny
 from tests.evaluation import features
 from tests.filled import filled
 from vqlab import models
-from vqlab.evaluation import protocol_evaluator, statistics_file
 from vqlab.evaluation.evaluators import EvaluationError, run_evaluators
 from vqlab.models.codec import Weights
 from vqlab.runs import parts
@@ -27,8 +26,8 @@ def evaluators_on(path, **changes):
     config.update_from_flattened_dict(changes)
     mesh = sharding.make_mesh(-1, 1)
 
-    def read_source(split):
-        return parts.build_source(config.data, split)
+    def read_source(split, arrays=()):
+        return parts.build_source(config.data, split, arrays)
 
     codec = models.build(config.model).codec(parts.build_sampling(config))
     return build_evaluators(config, codec, mesh, (), read_source)
@@ -107,8 +106,7 @@ def test_fid_while_training_keeps_its_reference_in_the_workdir(tmp_path, monkeyp
         calls.append(arguments[-1])
         return features.features_of(*arguments)
 
-    monkeypatch.setattr(protocol_evaluator, "features_of", counted)
-    monkeypatch.setattr(statistics_file, "_SIZES", features.SIZES)
+    features.stand_in(monkeypatch, counted)
     write(tmp_path / "data", *(f"val/{name}.png" for name in "abc"), "train/a.png")
     config = fid_config(tmp_path / "data")
     networks = {"inception": {"fc": {"bias": np.zeros(1, np.float32)}}}
@@ -130,7 +128,7 @@ def test_fid_without_weights_is_one_line(tmp_path):
     write(tmp_path, "val/a.png", "val/b.png", "train/a.png")
     with pytest.raises(ValueError, match="fid needs the weights of Inception .*inception_weights"):
         fid_evaluators(fid_config(tmp_path, ""), {}, tmp_path / "run")
-    for config in (mgvq_f16, semanticist_l, kl_vae_f16):
+    for config in (mgvq_f16, semanticist_l, kl_vae_f16, mgvq_gpt_b, semanticist_gpt_l):
         assert config.get_config("fid,debug").evals.fid.image_size < 256
         assert "fid" not in config.get_config().evals
 

@@ -1,21 +1,27 @@
 """A second stage from its config to images: trained, resumed, loaded, sampled, handed on."""
 
+import functools
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
+from PIL import Image
 
 import vqlab
 from configs import semanticist_gpt_l
-from tests import tiny, tiny_generator
+from tests import commands, seeded_inception, tiny, tiny_generator
+from tests.evaluation import features
 from tests.test_training_run import run_until
 from vqlab import data
 from vqlab.export.files import load_file, save_arrays
 from vqlab.export.fingerprint import fingerprint
-from vqlab.runs import build, estimate, precompute, trainer
+from vqlab.export.torch_weights import write_state_dict
+from vqlab.runs import build, estimate, evals, generating, parts, precompute, trainer
 from vqlab.runs.results import read_results
+from vqlab.runs.workdir import load_config, save_config
 from vqlab.training import sharding
 
 
@@ -34,13 +40,13 @@ def records(tokenizer, tmp_path_factory):
     return path
 
 
-def write_records(tokenizer, path):
+def write_records(tokenizer, path, **settings):
     config = tiny_generator.config(tokenizer)
     encoder = precompute.build_encoder("indices", config, tokenizer, "float32")
     mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     for split in ("train", "validation"):
         views = data.CenterViews(8)
-        sizes = {"batch_size": 4, "records_per_shard": 4}
+        sizes = {"batch_size": 4, "records_per_shard": 4} | settings
         job = precompute.Job("indices", encoder, mesh, config, split, path, views, **sizes)
         job.begin()
         job.write()
@@ -114,6 +120,12 @@ def test_another_tokenizer_is_refused(finished, tokenizer, records, tmp_path):
     config = recorded(tiny_generator.config(other), records)
     with pytest.raises(ValueError, match="records in .* were made by another tokenizer"):
         build.build_run(config, tmp_path / "new")
+    mixed = shutil.copytree(records, tmp_path / "mixed")  # of which the validation split is wrong
+    manifest = mixed / "validation" / "manifest.json"
+    mark = fingerprint(tiny_generator.index_tokenizer(), vqlab.load(tokenizer).weights.variables)
+    manifest.write_text(manifest.read_text().replace(mark, "0" * 16))
+    with pytest.raises(ValueError, match="records in .* were made by another tokenizer: .* 0000"):
+        build.build_run(recorded(tiny_generator.config(tokenizer), mixed), tmp_path / "new")
     for folder in (workdir, workdir / "export"):
         name = "frozen/tokenizer" if folder == workdir else "model"
         file = folder / f"{name}.safetensors"
@@ -137,6 +149,96 @@ def test_codes_of_records_are_those_of_the_tokenizer(tokenizer, records, tmp_pat
     assert batch["indices"].shape == (8, 4, 4, 2)
     known = {code.tobytes() for code in codes}
     assert all(code.tobytes() in known for code in np.asarray(batch["indices"]))
+
+
+def test_held_out_codes_are_scored_without_their_images(finished, tokenizer, tmp_path):
+    write_records(tokenizer, tmp_path / "bare", images="none")
+    config = recorded(tiny_generator.config(tokenizer), tmp_path / "bare")
+    training = build.build_run(config, tmp_path / "run")
+    training.run.close()
+    (batch, *_) = training.evaluators["likelihood"]._make_batches("validation")
+    assert batch.keys() == {"indices", "labels", "mask"}
+    weights = jax.device_put(vqlab.load(finished[0]).weights, sharding.replicated(training.mesh))
+    with jax.set_mesh(training.mesh):
+        scores = training.evaluators["likelihood"].measure(weights, {})
+    results = read_results(finished[0])
+    for name, value in scores.items():  # as those of the images, whose codes these are
+        assert value == pytest.approx(results[f"likelihood/{name}"], rel=1e-4)
+    with config.unlocked():
+        config.evals.fid = config.evals.samples.to_dict() | {"name": "generation"}
+        for name in ("classes", "num_per_class"):
+            del config.evals.fid[name]
+        config.inception_weights = "inception.safetensors"
+    networks = {"inception": {}}
+    with pytest.raises(ValueError, match="hold no images .* but images are read here; store them"):
+        read_source = functools.partial(parts.build_source, config.data)
+        evals.build_evaluators(config, training.codec, training.mesh, networks, read_source)
+
+
+def test_a_finished_run_is_measured_by_protocols(finished, tmp_path, monkeypatch):
+    """The whole command, on stub features in the place of Inception's."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    features.stand_in(monkeypatch)
+    network = {"inception": {"fc": {"bias": np.zeros(1, np.float32)}}}
+    given = {"workdir": str(workdir), "protocol": "adm", "guidance_scale": 1.5, "batch_size": 8}
+    with commands.imported("evaluate") as evaluate, flagsaver.flagsaver(**given):
+        monkeypatch.setattr(evaluate, "read_networks", lambda *_, **__: network)
+        evaluate.main()
+    results = read_results(workdir)
+    assert results["generation/adm/fid"] > 0 and results["generation/adm/is"] >= 1
+    assert results["generation/adm/num_images"] == 8  # as many as were held out
+    assert "likelihood/bits_per_index" in results  # of before
+    page = (workdir / "report.html").read_text()
+    assert "Samples by protocol" in page and "guidance_scale=1.5" in page
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_as_training_and_as_its_files_are(finished, tmp_path):
+    """Once more as its config says, and with seeded weights of Inception beside the files."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    before = read_results(workdir)
+    weights = tmp_path / "inception.safetensors"
+    write_state_dict(weights, seeded_inception.official_state())
+    config = load_config(workdir)
+    fid = config.evals.samples.to_dict() | {"name": "generation", "measures": "fid,pr"}
+    config.evals.fid = {n: x for n, x in fid.items() if n not in ("classes", "num_per_class")}
+    save_config(config, workdir)
+    with (
+        commands.imported("evaluate") as evaluate,
+        flagsaver.flagsaver(workdir=str(workdir), inception_weights=str(weights)),
+    ):
+        evaluate.main()
+    results = read_results(workdir)
+    for name, value in before.items():
+        if name.startswith("likelihood/"):
+            assert results[name] == pytest.approx(value, rel=1e-4)
+    loaded = vqlab.load(workdir)
+    numbers = {"classes": (), "num_per_class": 1, "seed": 0, "batch_size": 1}
+    job = generating.Job(loaded, loaded.changed(), output=tmp_path / "samples", **numbers)
+    job.begin()
+    job.write()
+    crop = data.CROPS["adm"](8)
+    source = data.PhotoSource("validation")
+    (tmp_path / "held_out").mkdir()
+    for number in range(8):
+        pixels = crop(source[number * len(source) // 8]["image"], None)
+        Image.fromarray(pixels).save(tmp_path / "held_out" / f"{number}.png")
+    sides = {"images": tmp_path / "samples/samples.npz", "reference": tmp_path / "held_out"}
+    with (
+        commands.imported("evaluate") as evaluate,
+        flagsaver.flagsaver(
+            protocol="adm",
+            measures="fid,pr",
+            inception_weights=str(weights),
+            output=str(tmp_path / "files.json"),
+            **{name: str(path) for name, path in sides.items()},
+        ),
+    ):
+        evaluate.main()
+    found = json.loads((tmp_path / "files.json").read_text())["results"]
+    for name in ("fid", "kid", "precision", "recall", "num_images"):
+        expected = found[f"images/adm/{name}"]["value"]
+        assert results[f"fid/adm/{name}"] == pytest.approx(expected, rel=1e-3, abs=1e-5), name
 
 
 def test_wrong_settings_are_one_line_before_anything_compiles(tokenizer, records, tmp_path):

@@ -13,7 +13,6 @@ from tests.commands import imported
 from tests.data.test_image_sets import write
 from tests.evaluation import features, stubs
 from vqlab.data.photos import PhotoSource
-from vqlab.evaluation import set_evaluation, statistics_file
 from vqlab.evaluation.protocols import protocols_of
 from vqlab.export.torch_weights import write_state_dict
 from vqlab.models.padding import pad_to_stride
@@ -36,8 +35,7 @@ def evaluate():
 @pytest.fixture
 def cheap_features(monkeypatch):
     """Features that cost nothing, and a network of one number."""
-    monkeypatch.setattr(set_evaluation, "features_of", features.features_of)
-    monkeypatch.setattr(statistics_file, "_SIZES", features.SIZES)
+    features.stand_in(monkeypatch)
     return {"inception": {"fc": {"bias": np.zeros(1, np.float32)}}}
 
 

@@ -1,4 +1,4 @@
-"""`convert stablehlo`: programs that give a loaded tokenizer's numbers where vqlab is not."""
+"""`convert stablehlo`: programs that give a loaded network's numbers where vqlab is not."""
 
 import importlib
 import json
@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from configs import _bottlenecks
-from tests import exports, tiny, tiny_kl, tiny_titok
+from tests import exports, tiny, tiny_generator, tiny_kl, tiny_titok
 from tests.filled import filled
 from vqlab import convert, models
-from vqlab.export import stablehlo
+from vqlab.export import stablehlo, stablehlo_loader
+from vqlab.export.package import flatten, load_package
+from vqlab.export.stablehlo_functions import generator_functions
+from vqlab.generation import LoadedGenerator
 from vqlab.inference import Loaded
 from vqlab.models.codec import Weights
 
@@ -28,24 +31,45 @@ DECODED = {
     "mgvq": [(2, 0), (2, 1), (2, 2)],
     "semanticist": [(2, 1, 5), (2, 4, 5), (2, 4, 2**31 - 1)],
 }
+# What is drawn: classes, seed, numbers, and settings in the order of the arguments.
+SETTINGS = {
+    "guidance_scale": (1.5, 30.0),
+    "guidance_interval": (-1, 9),
+    "guidance_schedule": ("constant", "linear"),
+    "temperature": (1.0, 0.9),
+    "top_k": (0, 9),
+    "top_p": (1.0, 0.8),
+}
+DRAWN = [
+    ([0, 7], 0, [0, 1], 1.5, -1, False, 1.0, 0, 1.0),
+    ([7, 3], 2**31 - 1, [2**32 - 1, 3_000_002], 30.0, 9, True, 0.9, 9, 0.8),
+]
 
-# A program of someone who has the folders alone. `python program.py FOLDERS IMAGES OUTPUT DECODED`
+# A program of someone who has the folders alone. `python program.py FOLDERS IMAGES OUTPUT DECODED
+# DRAWN`
 PROGRAM = """
 import importlib.util, json, re, sys
 import numpy as np
 
-folders, images, output, decoded = sys.argv[1:]
+folders, images, output, decoded, drawn = sys.argv[1:]
 images, results = np.load(images), {}
-for name, calls in json.loads(decoded).items():
+
+def load(name):
     spec = importlib.util.spec_from_file_location(name, f"{folders}/{name}/load.py")
     loader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loader)
-    functions = loader.load()
+    return loader.load()
+
+for name, calls in json.loads(decoded).items():
+    functions = load(name)
     code = results[f"{name} code"] = np.asarray(functions["encode"](images))
     for number, (count, *numbers) in enumerate(calls):
         results[f"{name} {number}"] = functions["decode"](code[:count], *numbers)
 floats = images[:1].astype(np.float32) / 127.5 - 1
 results["floats"] = functions["encode_floats"](floats)  # of the last one
+for number, (labels, seed, numbers, *settings) in enumerate(json.loads(drawn)):
+    arrays = np.array(labels, np.int32), seed, np.array(numbers, np.uint32)
+    results[f"drawn {number}"] = load("gpt")["generate"](*arrays, *settings)
 # And one does what the README says, in its folder.
 sys.path.insert(0, f"{folders}/kl")
 (example,) = re.findall("```python\\n(.*?)```", open(f"{folders}/kl/README.md").read(), re.DOTALL)
@@ -68,12 +92,23 @@ def tokenizers():
 
 
 @pytest.fixture(scope="module")
-def folders(tokenizers, tmp_path_factory):
+def generator():
+    """A tiny second stage over indices, of random weights."""
+    node = tiny_generator.index_node()
+    frozen = {"tokenizer": jax.device_get(tiny_generator.variables(node["tokenizer"]))}
+    return LoadedGenerator(node, Weights(jax.device_get(tiny_generator.variables(node)), frozen))
+
+
+@pytest.fixture(scope="module")
+def folders(tokenizers, generator, tmp_path_factory):
     """Folder of programs by the names of NODES: the KL autoencoder's in the place of others."""
     root = tmp_path_factory.mktemp("stablehlo")
     for name in ("mgvq", "semanticist"):
         codec, weights = tokenizers[name].codec, tokenizers[name].weights
-        stablehlo.save_codec(root / name, codec, weights, 0 if name == "semanticist" else 16)
+        stablehlo.save_network(root / name, codec, weights, 0 if name == "semanticist" else 16)
+    made = generator_functions(generator.generator, generator.weights)
+    flat = jax.device_get(flatten(generator.weights))
+    stablehlo.save_stablehlo(root / "gpt", "GPT", {}, {"generate": made["generate"]}, flat)
     (root / "kl").mkdir()
     for file in ("generate.jax_export", "functions.json"):
         (root / "kl" / file).write_text("of another model")
@@ -96,7 +131,7 @@ def elsewhere(folders, images, tmp_path_factory):
     np.save(scratch / "images.npy", images)
     files = [folders, "images.npy", "results.npz"]
     done = subprocess.run(
-        [sys.executable, "program.py", *files, json.dumps(DECODED)],
+        [sys.executable, "program.py", *files, json.dumps(DECODED), json.dumps(DRAWN)],
         cwd=scratch,
         capture_output=True,
         text=True,
@@ -126,6 +161,37 @@ def test_programs_without_vqlab_give_the_numbers_of_a_loaded_tokenizer(
         before = found[:1]
 
 
+def test_a_program_draws_what_the_loaded_generator_draws(generator, elsewhere):
+    for number, (labels, seed, numbers, *_) in enumerate(DRAWN):
+        settings = {name: values[number] for name, values in SETTINGS.items()}
+        images = generator.generate(labels, seed=seed, numbers=numbers, **settings)
+        np.testing.assert_allclose(elsewhere[f"drawn {number}"], images, atol=2e-5)
+    assert np.abs(elsewhere["drawn 0"] - elsewhere["drawn 1"]).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["index", "concept"])
+def test_a_generators_folder_has_its_tokenizer_too(kind, tmp_path):
+    """Also where nothing is cut, and no class tells images apart."""
+    node = getattr(tiny_generator, f"{kind}_node")(num_classes=0)
+    steps = {"num_steps": 2, "decoding": {"num_steps": 2}} if kind == "concept" else {}
+    export = tiny_generator.save_generator(tmp_path / "export", node, sampling=steps)
+    convert.main(["stablehlo", str(export), str(tmp_path / "programs")])
+    functions = stablehlo_loader.load(tmp_path / "programs")
+    loaded = LoadedGenerator(*load_package(export))
+    rng, side = np.random.default_rng(0), loaded.image_size
+    images = rng.integers(0, 256, (3, side, side, 3), np.uint8)
+    code = loaded.encode(images)
+    np.testing.assert_allclose(functions["encode"](images), code, atol=2e-5)
+    decoded = functions["decode"](code, *((2,) if kind == "index" else (4, 0)))
+    assert decoded.shape == images.shape
+    labels, numbers = np.zeros(3, np.int32), np.arange(3, dtype=np.uint32)
+    cuts = (4, 1.0) if kind == "index" else ()
+    drawn = functions["generate"](labels, 5, numbers, 0.5, *cuts)
+    settings = {"temperature": 0.5} | ({"top_k": 4} if cuts else {})
+    np.testing.assert_allclose(drawn, loaded.generate(labels, seed=5, **settings), atol=2e-5)
+
+
 def test_the_example_in_the_readme_gives_them_too(tokenizers, elsewhere):
     tokenizer = tokenizers["kl"]
     latents = tokenizer.encode(elsewhere["kl images"])
@@ -134,9 +200,13 @@ def test_the_example_in_the_readme_gives_them_too(tokenizers, elsewhere):
 
 
 def test_programs_are_for_any_batch_and_platform_and_hold_no_weights(folders):
-    for name, platforms in (("mgvq", ("cpu", "cuda", "tpu")), ("kl", ("cpu", "tpu"))):
-        names = {file.stem for file in (folders / name).glob("*.jax_export")}
-        assert names == {"encode", "encode_floats", "decode"}
+    every, of_codec = ("cpu", "cuda", "tpu"), {"encode", "encode_floats", "decode"}
+    for name, platforms, functions in (
+        ("mgvq", every, of_codec),
+        ("kl", ("cpu", "tpu"), of_codec),
+        ("gpt", every, {"generate"}),
+    ):
+        assert {file.stem for file in (folders / name).glob("*.jax_export")} == functions
         for file in (folders / name).glob("*.jax_export"):
             program = jax.export.deserialize(bytearray(file.read_bytes()))
             assert program.platforms == platforms
@@ -183,11 +253,16 @@ def test_the_folder_says_what_its_functions_take(folders):
     assert decode["result"]["shape"] == ["b", 16, 16, 3]
     card = (folders / "semanticist" / "README.md").read_text()
     assert "guidance 1.5 (constant)" in card and "`seed` int32" in card
+    facts = json.loads((folders / "gpt" / "functions.json").read_text())
+    generate = facts["functions"]["generate"]
+    names = ["labels", "seed", "numbers", "guidance_scale", "guidance_interval", "is_linear"]
+    assert [a["name"] for a in generate["arguments"]] == [*names, "temperature", "top_k", "top_p"]
+    assert generate["result"]["shape"] == ["b", 8, 8, 3]
     kl = json.loads((folders / "kl" / "functions.json").read_text())["functions"]["decode"]
     assert [argument["name"] for argument in kl["arguments"]] == ["latents"]
 
 
-def test_errors_are_one_line_and_exit_code_2(folders, tokenizers, tmp_path, capsys):
+def test_errors_are_one_line_and_exit_code_2(folders, tokenizers, generator, tmp_path, capsys):
     command = ["stablehlo", str(folders / "export")]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
@@ -203,7 +278,10 @@ def test_errors_are_one_line_and_exit_code_2(folders, tokenizers, tmp_path, caps
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["mine.txt"]
     codec, weights = tokenizers["mgvq"].codec, tokenizers["mgvq"].weights
     with pytest.raises(ValueError, match="image_size=9 is no multiple of the model's stride 8"):
-        stablehlo.save_codec(tmp_path / "x", codec, weights, 9)
+        stablehlo.save_network(tmp_path / "x", codec, weights, 9)
+    gpt = generator.generator, generator.weights
+    with pytest.raises(ValueError, match="image_size=16 is not the generator's image size 8"):
+        stablehlo.save_network(tmp_path / "x", *gpt, 16)
     assert not (tmp_path / "x").exists()
 
 

@@ -39,6 +39,7 @@ from vqlab.export import stablehlo as programs
 from vqlab.export.card import UNKNOWN_LICENSE
 from vqlab.export.diffusers_folder import save_diffusers
 from vqlab.export.frozen import NETWORKS, read_networks
+from vqlab.export.stablehlo_functions import IMAGE_SIZE
 from vqlab.export.torch_weights import write_state_dict
 from vqlab.host import cli
 from vqlab.host.home import expand_home
@@ -166,15 +167,15 @@ def stablehlo(
     image_size: int = 0,
     platforms: str = ",".join(programs.PLATFORMS),
 ) -> str:
-    """Writes a tokenizer's encode and decode as programs that need jax, and neither vqlab nor flax.
+    """Writes encode and decode, and of a generator generate, as programs that need jax alone.
 
     They take any number of images, groups and concepts; docs/programs.md says how to run them.
     """
     lowered = platforms.split(",")
     programs.check_output(output, lowered)
-    tokenizer = inference.load_only("tokenizer", source, step, dtype)
-    codec, weights = tokenizer.codec, tokenizer.weights
-    return str(programs.save_codec(output, codec, weights, image_size, lowered))
+    loaded = inference.load(source, step, dtype)
+    size = image_size
+    return str(programs.save_network(output, loaded.subject, loaded.weights, size, lowered))
 
 
 def lpips(weights: str, output: str) -> str:
@@ -244,7 +245,7 @@ def _own_formats(command) -> None:
     _step_option(sub)
     text = "of its activations (default: as vqlab.load)"
     sub.add_argument("--dtype", default=None, choices=DTYPES, help=text)
-    text = f"pixels along a side (default: {programs.IMAGE_SIZE}, or the only ones that it takes)"
+    text = f"pixels along a side (default: {IMAGE_SIZE}, or the only ones that it takes)"
     sub.add_argument("--image-size", type=int, default=0, metavar="PIXELS", help=text)
     text = "to lower for, of cpu,cuda,rocm,tpu (default: %(default)s)"
     sub.add_argument("--platforms", default=",".join(programs.PLATFORMS), help=text)

@@ -147,10 +147,12 @@ def evaluate_tokenizer() -> None:
         require_writable(workdir)
         others = read_comparison(_WORKDIR.value, _COMPARE.value)
         loaded = load(_SOURCE.value or workdir, _STEP.value, dtype="config")  # as in training
+        subject = _subject(loaded)
         if _PROTOCOL.value:
             config = protocol_node(
                 config,
                 _PROTOCOL.value,
+                subject.card().noun,
                 measures=_MEASURES.value,
                 levels=_LEVELS.value,
                 image_size=_IMAGE_SIZE.value,
@@ -160,8 +162,7 @@ def evaluate_tokenizer() -> None:
         used = NETWORKS if _IMAGES.value else used_networks(config)
         frozen = _networks(parts.frozen_files(config), used)
         mesh = sharding.make_mesh(-1, 1)
-        subject = _subject(loaded)
-        evaluators = _evaluators(config, workdir, subject, loaded.weights, mesh, frozen)
+        evaluators = _evaluators(config, workdir, subject, loaded, mesh, frozen)
     weights, frozen = jax.device_put((loaded.weights, frozen), sharding.replicated(mesh))
     try:
         with jax.set_mesh(mesh):
@@ -200,7 +201,7 @@ def _subject(loaded: Loaded | LoadedGenerator) -> Codec | Generator:
     return loaded.module.codec(subject.sampling.changed(**given))
 
 
-def _evaluators(config, workdir: pathlib.Path, codec: Any, weights, mesh, frozen) -> dict:
+def _evaluators(config, workdir: pathlib.Path, codec: Any, loaded, mesh, frozen) -> dict:
     """Those of the config, or with --images one for whole images."""
     if _IMAGES.value and (noun := codec.card().noun) != "tokenizer":
         raise ValueError(f"--images are reconstructed by a tokenizer; {workdir} holds a {noun}")
@@ -217,9 +218,11 @@ def _evaluators(config, workdir: pathlib.Path, codec: Any, weights, mesh, frozen
             levels=_LEVELS.value,
         )
         with jax.set_mesh(mesh):
-            whole_images.log_memory(codec, weights, largest, reader)
+            whole_images.log_memory(codec, loaded.weights, largest, reader)
         return {"images": evaluator}
-    read_source = functools.partial(parts.build_source, config.data)
+    read_source = functools.partial(
+        parts.evaluated_source, config, loaded.node, loaded.weights.frozen
+    )
     evaluators = build_evaluators(
         config,
         codec,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests.evaluation import features, stubs
-from vqlab.evaluation import protocol_evaluator, statistics_file
 from vqlab.evaluation.frechet import frechet_distance
 from vqlab.evaluation.kernel_distance import kernel_distance
 from vqlab.evaluation.moments import Moments
@@ -23,7 +22,7 @@ FROZEN = {"inception": {}}
 
 @pytest.fixture(autouse=True)
 def cheap_features(monkeypatch):
-    monkeypatch.setattr(protocol_evaluator, "features_of", features.features_of)
+    features.stand_in(monkeypatch)
 
 
 def by_crop(asked):
@@ -106,8 +105,7 @@ def test_levels_have_numbers_of_their_own():
     assert "groups kept: first 1" in evaluator.protocol["first_1/clean/psnr"]
 
 
-def test_references_are_worked_out_once_and_known_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics_file, "_SIZES", features.SIZES)
+def test_references_are_worked_out_once_and_known_again(tmp_path):
     facts = {"source": "a"}
     arguments = {"protocols": "semanticist", "measures": "fid", "cache": None}
     first, again, other = [], [], []

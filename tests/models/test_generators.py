@@ -123,6 +123,14 @@ def test_what_does_not_fit_is_one_line():
     ):
         with pytest.raises(ValueError, match=message):
             in_use(concepts, settings)
+    for node in (
+        tiny_generator.index_node(num_classes=0),
+        tiny_generator.concept_node(num_classes=0),
+    ):
+        module = models.build(node)
+        assert "guidance" not in module.codec().card().usage
+        with pytest.raises(ValueError, match="guidance_scale=2.0 needs classes, .* has none"):
+            in_use(module, {"guidance_scale": 2.0})
 
 
 def test_settings_go_to_plain_numbers_and_back():

@@ -144,7 +144,9 @@ def test_a_given_beginning_is_kept_and_continued(parts):
 def test_one_group_and_no_classes():
     module = network(num_groups=1, num_classes=0, depth=1, grid=(1, 3))
     variables, codewords, full, sample = made(module)
-    indices = sample(variables, codewords, LABELS, keys(), TokenSampling.of(3.0, top_k=1))
+    with pytest.raises(ValueError, match="needs classes, and this generator has none: set guid"):
+        sample(variables, codewords, LABELS, keys(), TokenSampling.of(3.0, top_k=1))
+    indices = sample(variables, codewords, LABELS, keys(), TokenSampling.of(top_k=1))
     assert indices.shape == (3, 3, 1)
     np.testing.assert_array_equal(np.argmax(full(variables, indices, LABELS * 0), -1), indices)
     assert (indices == indices[0]).all()  # nothing tells the images apart

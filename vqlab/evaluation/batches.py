@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 # A split, "validation" or "train" -> one pass over its batches {"images": [B, H, W, 3] in [-1, 1],
 # "mask": [B] bool, False for padding, "labels": [B] int32}, all of one shape, as NumPy or (sharded)
-# JAX arrays. Only the probe reads labels. A second argument names another crop than ADM's, see
+# JAX arrays. Few read labels. A second argument names another crop than ADM's, see
 # `vqlab.evaluation.protocols`.
 MakeBatches = Callable[..., Iterable[Mapping[str, Any]]]
 

@@ -30,6 +30,13 @@ class Evaluator:
     needs: Needs = Needs({"validation": 1})
     protocol: dict[str, str]
 
+    @classmethod
+    def in_place_of_images(cls, subject: Any) -> tuple[tuple[str, str], ...]:
+        """(array of records, frozen network that must have made it): those that it takes in the
+        place of images, which are not read where one of them is stored; most take none."""
+        del subject
+        return ()
+
     def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """{metric: value} of a codec with these weights; names as `evaluation.names` makes them.
 

@@ -10,6 +10,7 @@ import jax
 
 from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.explained_variance import ExplainedVariance
+from vqlab.evaluation.generation import Generation
 from vqlab.evaluation.likelihood import Likelihood
 from vqlab.evaluation.needs import Unmeasurable
 from vqlab.evaluation.pca import PCABaseline
@@ -40,7 +41,10 @@ EVALUATORS = {
     "pca_spectrum": ComponentSpectrum,
     "likelihood": Likelihood,
     "samples": Samples,
+    "generation": Generation,
 }
+# What measures by protocols, by what is measured.
+BY_PROTOCOL = {"tokenizer": "protocols", "generator": "generation"}
 
 
 def run_evaluators(

@@ -14,7 +14,7 @@ from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section, results_table
 from vqlab.models.codec import Weights
-from vqlab.models.generator import Generator
+from vqlab.models.generator import TOKENIZER, Generator
 
 
 class Likelihood(Evaluator):
@@ -39,6 +39,11 @@ class Likelihood(Evaluator):
         self.protocol: dict[str, str] = {}
         self._encode = jax.jit(generator.encode)
         self._sum = jax.jit(self._sum_scores)
+
+    @classmethod
+    def in_place_of_images(cls, subject: Generator) -> tuple[tuple[str, str], ...]:
+        """See `Evaluator`: codes of the generator's tokenizer."""
+        return ((subject.codec.name, TOKENIZER),)
 
     def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """Each of the generator's `scores`, and `num_images`.

@@ -70,10 +70,9 @@ class Samples(Evaluator):
             rows.append(to_host(drawn[1]))
         self.images = np.stack(rows)
         seconds = time.perf_counter() - start
-        setting = ", ".join(f"{k}={v}" for k, v in self._sampling.settings().items() if v != "")
         self.protocol = {
             "images_per_second": "images drawn a second of wall clock, in batches of "
-            f"{self._count}, compilation included where it came first; {setting}"
+            f"{self._count}, compilation included where it came first; {self._sampling.text}"
         }
         return {"images_per_second": len(rows) * self._count / seconds}
 

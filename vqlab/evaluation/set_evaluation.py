@@ -1,4 +1,4 @@
-"""Measures images that some other program made, by protocols: sets, and pairs of one name."""
+"""Sets of images by protocols, and pairs of one name: what is measured of them is in states."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from vqlab.evaluation.batches import to_host
 from vqlab.evaluation.inception_batches import features_of
+from vqlab.evaluation.paired import quantised
 from vqlab.evaluation.protocol_state import ProtocolState
 from vqlab.evaluation.protocols import Protocol
 from vqlab.evaluation.set_measures import collector
@@ -19,6 +21,22 @@ from vqlab.ops.pixels import as_floats
 Batches = Iterable[Mapping[str, Any]]
 
 _floats = jax.jit(as_floats)
+_quantised = jax.jit(quantised, static_argnums=1)
+
+
+def add_made(
+    made: jax.Array, mask: np.ndarray, inception: Any, states: Sequence[ProtocolState]
+) -> None:
+    """A batch of samples, [B, H, W, 3] in [-1, 1] or beyond, of all states; `mask` is on the host.
+
+    Protocols that see the same pixels share features.
+    """
+    features = {}
+    for state in states:
+        view = state.protocol.rounding, state.protocol.preparation
+        if view not in features:
+            features[view] = features_of(inception, _quantised(made, view[0]), view[1])
+        state.add_samples(features[view], mask)
 
 
 def add_sets(batches: Batches, inception: Any, states: Sequence[ProtocolState]) -> None:

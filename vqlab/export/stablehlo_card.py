@@ -28,8 +28,8 @@ functions = load()
 {rows}
 
 `{any_batch}` is any number, 1 or more; for each number, and each platform, jax compiles a function
-once. Give arrays of exactly these dtypes; plain Python numbers are int32. jax reads such files for
-at least six months after the release that wrote them
+once. Give arrays of exactly these dtypes; plain Python numbers are int32, float32 or bool. jax
+reads such files for at least six months after the release that wrote them
 ([compatibility](https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees)).
 
 `*{suffix}` are written by `jax.export`; `jax.export.deserialize(...).mlir_module_serialized` is the

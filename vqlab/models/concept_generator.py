@@ -151,6 +151,7 @@ class ConceptSampler(TokenizerGenerator):
 
     def check_sampling(self, sampling):
         """What the sampler cannot take is a ValueError now, not after compilation."""
+        super().check_sampling(sampling)
         output = jnp.zeros((1, self.module.process.output_channels(1)))
         sample = functools.partial(
             self.module.process.sample,

@@ -52,8 +52,8 @@ def sample_concepts(
 
     The conditions are of the B images, with guidance followed by those without class.
     """
-    is_guided = sampling.is_guided and module.num_classes > 0
-    if is_guided:
+    sampling.check_classes(module.num_classes)
+    if is_guided := sampling.is_guided:
         labels = jnp.concatenate([labels, jnp.full_like(labels, module.num_classes)])
 
     def call(method: str, *arguments: Any) -> Any:

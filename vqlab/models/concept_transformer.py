@@ -130,7 +130,7 @@ class ConceptTransformer(nn.Module):
     def begin(self, labels: Int[Array, " B"]) -> tuple[Float[Array, "B W"], Cache]:
         """(the first concept's condition, cache)."""
         cache = empty_cache(
-            len(labels),
+            labels,
             self.depth,
             self.num_heads,
             self.num_tokens,

@@ -69,7 +69,18 @@ class GeneratorSampling:
             "decoding": self.decoding.settings() if self.decoding else None,
         }
 
+    @property
+    def text(self) -> str:
+        """The settings for people, but those that are left to others."""
+        return ", ".join(f"{k}={v}" for k, v in self.settings().items() if v not in ("", None))
+
     def changed(self, **settings: Any) -> GeneratorSampling:
-        """With some settings replaced; None leaves one as it is."""
+        """With some settings replaced; None leaves one as it is.
+
+        Raises:
+          ValueError: one is unknown or out of range.
+        """
+        if unknown := sorted(set(settings) - set(known := self.settings())):
+            raise ValueError(f"a generator has no settings {unknown}; choose from {list(known)}")
         given = {name: value for name, value in settings.items() if value is not None}
-        return GeneratorSampling.of(**self.settings() | given)
+        return GeneratorSampling.of(**known | given)

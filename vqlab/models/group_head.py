@@ -23,8 +23,7 @@ class GroupHead(nn.Module):
       width: of the hidden states and of the head.
       num_positions: rows of the table of positions, of which G + 1 are used; the released code has
         one for each position of the image.
-      depth: blocks.
-      dropout: see `Block`.
+      depth: blocks, which drop nothing, as released.
       dtype: of the blocks; logits are float32.
     """
 
@@ -33,7 +32,6 @@ class GroupHead(nn.Module):
     width: int
     num_positions: int
     depth: int = 2
-    dropout: float = 0.0
     dtype: Dtype = "float32"
 
     def setup(self):
@@ -44,11 +42,9 @@ class GroupHead(nn.Module):
             )
         self.start = self.param("start", normal_init, (self.width,))
         shape = (max(self.num_positions, self.num_groups + 1), self.width)
-        self.position_embed = self.param("position_embed", normal_init, shape)
+        self.position_embed = self.param("position_embed", nn.initializers.zeros, shape)
         self.index_embed = self.param("index_embed", normal_init, (self.codebook_size, self.width))
-        self.blocks = Block(
-            self.num_groups, 4 * self.width, True, self.dropout, self.dtype, name="blocks"
-        )
+        self.blocks = Block(self.num_groups, 4 * self.width, True, dtype=self.dtype, name="blocks")
         self.norm = nn.LayerNorm(LAYER_NORM_EPS, use_fast_variance=False, dtype="float32")
         self.output = linear(self.codebook_size)
 
@@ -69,7 +65,7 @@ class GroupHead(nn.Module):
     def begin(self, hidden: Float[Array, "N D"]) -> tuple[Float[Array, "N K"], Cache]:
         """(logits of group 0, cache) of a position."""
         cache = empty_cache(
-            len(hidden),
+            hidden,
             self.depth,
             self.num_groups,
             self.num_groups + 1,

@@ -131,6 +131,9 @@ class IndexSampler(TokenizerGenerator):
     module: IndexGenerator
     sampling: GeneratorSampling
 
+    def __post_init__(self):
+        self.check_sampling(self.sampling)
+
     @property
     def num_positions(self) -> int:
         """h w."""
@@ -153,6 +156,7 @@ class IndexSampler(TokenizerGenerator):
 
     def check_sampling(self, sampling):
         """See `Generator`."""
+        super().check_sampling(sampling)
         sampling.tokens.check_codebook(self.module.transformer.codebook_size)
 
     def sample(self, weights, labels, keys, sampling, given=None, num_given=0):
@@ -160,7 +164,7 @@ class IndexSampler(TokenizerGenerator):
         module = self.module
         positions = module.grid if len(module.tokenizer.position_axes) == 2 else module.grid[1:]
         if given is not None:
-            given = given.reshape(len(given), self.num_positions, -1)
+            given = given.reshape(given.shape[0], self.num_positions, -1)
         indices = sample_indices(
             module.transformer,
             weights.variables,
@@ -171,7 +175,7 @@ class IndexSampler(TokenizerGenerator):
             given,
             num_given,
         )
-        return indices.reshape(len(labels), *positions, -1)
+        return indices.reshape(labels.shape[0], *positions, -1)
 
     def decode(self, weights, code, keys, sampling):
         """See `Generator`."""

@@ -37,8 +37,8 @@ def sample_indices(
       given: indices of which those of the first `num_given` positions are kept.
       num_given: 0..L.
     """
-    is_guided = sampling.is_guided and module.num_classes > 0
-    if is_guided:
+    sampling.check_classes(module.num_classes)
+    if is_guided := sampling.is_guided:
         labels = jnp.concatenate([labels, jnp.full_like(labels, module.num_classes)])
 
     def call(method: str, *arguments: Any) -> Any:
@@ -71,7 +71,7 @@ def sample_indices(
         x = _doubled(call("project", look_up(indices)), is_guided)
         return (x, cache), indices
 
-    start = call("embed_class", labels), call("empty_cache", len(labels))
+    start = call("embed_class", labels), call("empty_cache", labels)
     _, indices = jax.lax.scan(body, start, jnp.arange(module.num_positions))
     return jnp.swapaxes(indices, 0, 1)
 

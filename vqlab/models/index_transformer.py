@@ -61,7 +61,7 @@ class IndexTransformer(nn.Module):
       num_classes: 0 for none.
       width, depth, num_heads: of the transformer over positions; `SIZES`.
       head_depth: blocks of the head over groups.
-      dropout: of embeddings and branches in training.
+      dropout: of embeddings and branches of the transformer over positions in training.
       label_dropout: share of labels that training leaves out.
       dtype: of the blocks; parameters, norms and logits are float32.
     """
@@ -99,7 +99,6 @@ class IndexTransformer(nn.Module):
             self.width,
             self.num_positions,
             self.head_depth,
-            self.dropout,
             self.dtype,
         )
 
@@ -151,11 +150,11 @@ class IndexTransformer(nn.Module):
         """The input of the first position."""
         return self.class_embed(labels)
 
-    def empty_cache(self, batch: int) -> Cache:
-        """For all positions."""
+    def empty_cache(self, labels: Int[Array, " B"]) -> Cache:
+        """For all positions of so many images."""
         head_dim = self.width // self.num_heads
         return empty_cache(
-            batch, self.depth, self.num_heads, self.num_positions, head_dim, self.dtype
+            labels, self.depth, self.num_heads, self.num_positions, head_dim, self.dtype
         )
 
     def step(

@@ -98,6 +98,10 @@ class TokenizerGenerator:
         """See `Generator`."""
         self.module.check_image_size(size, name)
 
+    def check_sampling(self, sampling):
+        """See `Generator`."""
+        sampling.tokens.check_classes(self.num_classes)
+
     def encode(self, weights, images):
         """See `Generator`."""
         frozen = self.module.tokenizer_weights(weights.frozen)
@@ -126,9 +130,9 @@ def generator_card(generator: TokenizerGenerator, network: nn.Module) -> Card:
         "positions of a code": f"{generator.num_positions}",
         **{f"tokenizer: {name}": text for name, text in inner.facts.items()},
     }
-    labels = min(207, classes - 1) if classes else 0
+    labels, guidance = (min(207, classes - 1), ", guidance_scale=2.0") if classes else (0, "")
     usage = (
-        f"images = generator.generate([{labels}] * 4, seed=0, guidance_scale=2.0)  "
+        f"images = generator.generate([{labels}] * 4, seed=0{guidance})  "
         f"# float32 [4, {generator.image_size}, {generator.image_size}, 3] in [-1, 1]"
     )
     title = f"Autoregressive generator over {inner.title}"

@@ -95,6 +95,14 @@ class TokenSampling:
                 f"top_k={self.top_k} is more than the {codebook_size} codewords of a group"
             )
 
+    def check_classes(self, num_classes: int) -> None:
+        """Raises ValueError where there is guidance towards a class, and there are no classes."""
+        if self.is_guided and not num_classes:
+            raise ValueError(
+                f"guidance_scale={self.guidance_scale} needs classes, and this generator has none: "
+                "set guidance_scale=1"
+            )
+
     def scale_at(self, position: Int[Array, ""], num_positions: int) -> Float[Array, ""]:
         """Guidance scale at a position."""
         scale = jnp.asarray(self.guidance_scale, jnp.float32)

@@ -176,8 +176,8 @@ def step_blocks(
 
 
 def empty_cache(
-    batch: int, depth: int, num_heads: int, num_tokens: int, head_dim: int, dtype: Dtype
+    rows: Array, depth: int, num_heads: int, num_tokens: int, head_dim: int, dtype: Dtype
 ) -> Cache:
-    """Zeros for `num_tokens` tokens."""
-    shape = (batch, depth, num_heads, num_tokens, head_dim)
+    """Zeros for `num_tokens` tokens of each of the `rows` [B, ...], whatever they hold."""
+    shape = (rows.shape[0], depth, num_heads, num_tokens, head_dim)
     return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)

@@ -35,6 +35,7 @@ from vqlab.runs.parts import (
     build_source,
     build_subject,
     check_source,
+    evaluated_source,
     in_place_of_images,
 )
 from vqlab.runs.results import pictures
@@ -95,13 +96,13 @@ def build_run(
     mesh = build_mesh(config)
     objective = build_objective(config)
     codec = build_subject(config, objective)
-    read_source = functools.partial(build_source, config.data)
-    source = read_source(config.data.train_split, in_place_of_images(objective))
+    source = build_source(config.data, config.data.train_split, in_place_of_images(objective))
     batches = build_batches(config, source, mesh, on_worker_death=stop.request)
     frozen = build_frozen(config, objective, used_networks(config))
     check_source(config, source, objective, frozen)
     guards, profile = Guards(**config.guards), ProfileWindow(**config.profile)
     stops = stop.check, stop.request
+    read_source = functools.partial(evaluated_source, config, config.model.to_dict(), frozen)
     evaluators = build_evaluators(config, codec, mesh, frozen, read_source, *stops, workdir)
     parts = {name: frozen[name] for name in objective.network.frozen_parts()}
     check_frozen(workdir, config, parts)

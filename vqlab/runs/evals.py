@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 
 from vqlab import data
 from vqlab.evaluation.evaluator import Evaluator
-from vqlab.evaluation.evaluators import EVALUATORS, log_left_out
+from vqlab.evaluation.evaluators import BY_PROTOCOL, EVALUATORS, log_left_out
 from vqlab.evaluation.needs import Supply
 from vqlab.evaluation.statistics_file import ReferenceCache
 from vqlab.export.frozen import network_fingerprint
 from vqlab.models.codec import Codec
+from vqlab.models.generator import Generator
 from vqlab.models.pieces import Pieces
 from vqlab.ops.pixels import as_floats
 from vqlab.registry import accepted, build, choose
@@ -52,28 +53,28 @@ def evaluated(codec: Codec, node: ml_collections.ConfigDict, name: str) -> Codec
 
 
 def protocol_node(
-    config: ml_collections.ConfigDict, protocols: str, **settings: Any
+    config: ml_collections.ConfigDict, protocols: str, noun: str = "tokenizer", **settings: Any
 ) -> ml_collections.ConfigDict:
-    """The config with one evaluator in the place of its own, `protocols`.
+    """The config with one evaluator in the place of its own, that of protocols for a `noun`.
 
     Settings of 0 or "" are those of the first evaluator of the config.
     """
-    first = next(iter(config.evals.values()), {})
-    node = {"name": "protocols", "tile_size": 0, "limit": 0, "image_size": config.image_size}
+    first, name = next(iter(config.evals.values()), {}), BY_PROTOCOL[noun]
+    node = {"name": name, "tile_size": 0, "limit": 0, "image_size": config.image_size}
     node |= {"batch_size": config.batch_size}
     node |= {key: first[key] for key in _DATA[1:] if key in first}
     node |= {key: value for key, value in settings.items() if value}
     config = config.copy_and_resolve_references().unlock()
-    config.evals = {"protocols": {**node, "protocols": protocols}}
+    config.evals = {name: {**node, "protocols": protocols}}
     return config.lock()
 
 
 def build_evaluators(
     config: ml_collections.ConfigDict,
-    codec: Codec,
+    codec: Codec | Generator,
     mesh: Mesh,
     networks: Mapping[str, Any],
-    read_source: Callable[[str], data.Source],
+    read_source: Callable[..., data.Source],
     before_batch: Callable[[], None] = lambda: None,
     on_worker_death: Callable[[str], None] = lambda reason: None,
     workdir: pathlib.Path | None = None,
@@ -86,7 +87,8 @@ def build_evaluators(
       codec: what is evaluated.
       mesh: where the batches lie.
       networks: variables of the frozen networks that are given, by name.
-      read_source: the images of a split by its name in config.data.
+      read_source: the images of a split by its name in config.data, or records of arrays in their
+        place, see `parts.evaluated_source`.
       before_batch: called before each batch; may raise.
       on_worker_death: see `data.eval_batches`; the evaluation goes on without workers.
       workdir: keeps statistics of references; None for none.
@@ -99,8 +101,11 @@ def build_evaluators(
     read_source = functools.cache(read_source)
     evaluators = {}
     for name in config.evals:
+        arrays = _in_place_of_images(config, name, codec)
         batches = functools.cache(
-            functools.partial(_eval_batches, config, name, read_source, mesh, on_worker_death)
+            functools.partial(
+                _eval_batches, config, name, read_source, arrays, mesh, on_worker_death
+            )
         )
 
         def shown(split: str, crop: str, name=name, batches=batches) -> Iterator[dict]:
@@ -119,6 +124,14 @@ def build_evaluators(
     return evaluators
 
 
+def _in_place_of_images(config, name: str, codec: Codec | Generator) -> tuple[tuple[str, str], ...]:
+    """What the evaluator takes in the place of images; tiles are of images alone."""
+    node = config.evals[name]
+    kind = choose("evaluator", node.name, EVALUATORS)
+    is_meant = kind.of == codec.card().noun  # else it is refused
+    return kind.in_place_of_images(codec) if is_meant and not node.tile_size else ()
+
+
 class _Evaluated(NamedTuple):
     """The batches of a split that an evaluator reads, and what they hold."""
 
@@ -129,7 +142,7 @@ class _Evaluated(NamedTuple):
 def _build_evaluator(
     config: ml_collections.ConfigDict,
     name: str,
-    codec: Codec,
+    codec: Codec | Generator,
     mesh: Mesh,
     networks: Mapping[str, Any],
     host_batches: Callable[[str, str], Iterator[dict]],
@@ -150,9 +163,10 @@ def _build_evaluator(
     def make_batches(split: str, crop: str = "adm"):
         for batch in host_batches(split, crop):
             batch = sharding.global_batch(batch, mesh)
-            yield batch | {"images": _floats(batch["images"])}
+            yield batch | {"images": _floats(batch["images"])} if "images" in batch else batch
 
-    arguments = {key: value for key, value in node.items() if key not in _DATA}
+    arguments = {key: value for key, value in node.to_dict().items() if key not in _DATA}
+    arguments |= accepted(kind, {"batch_size": node.batch_size})
     if kind.uses:
         arguments["networks"] = set(kind.uses) & set(networks)
     if accepted(kind, {"cache": cache}):
@@ -166,7 +180,8 @@ def _build_evaluator(
 def _eval_batches(
     config: ml_collections.ConfigDict,
     name: str,
-    read_source: Callable[[str], data.Source],
+    read_source: Callable[..., data.Source],
+    arrays: tuple[tuple[str, str], ...],
     mesh: Mesh,
     on_worker_death: Callable[[str], None],
     split: str,
@@ -175,7 +190,7 @@ def _eval_batches(
     node = config.evals[name]
     parts, num_parts = sharding.own_parts(mesh)
     names = {"train": config.data.train_split, "validation": config.data.validation_split}
-    source = read_source(names[split])
+    source = read_source(names[split], arrays)
     if node.tile_size:
         source = data.TileSource(source, node.tile_size)
     batches = data.eval_batches(
@@ -196,7 +211,7 @@ def _cache(
     config: ml_collections.ConfigDict,
     name: str,
     networks: Mapping[str, Any],
-    read_source: Callable[[str], data.Source],
+    read_source: Callable[..., data.Source],
     workdir: pathlib.Path | None,
 ) -> ReferenceCache:
     """Where an evaluator keeps statistics of its originals; they are known again by these facts.

@@ -104,6 +104,37 @@ def build_source(node: Config, split: str, arrays: Collection[str] = ()) -> data
     return data.build_source(node.name, arrays=arrays, **accepted(source, settings))
 
 
+def evaluated_source(
+    config: Config,
+    model: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    split: str,
+    arrays: Iterable[tuple[str, str]] = (),
+) -> data.Source:
+    """The images of a split for evaluators, or records of arrays that stand for them.
+
+    Args:
+      config: of a run.
+      model: the node of the network that is evaluated.
+      frozen: variables of its frozen networks.
+      split: its name in the data set.
+      arrays: what may stand for the images, with the frozen network that must have made it.
+
+    Raises:
+      ValueError: there are no images, or the arrays are of another network or image size.
+    """
+    source = build_source(config.data, split, [name for name, _ in arrays])
+    marks = {
+        name: frozen_networks.network_fingerprint(network, model, frozen[network])[0]
+        for name, network in arrays
+        if name in source.fields
+    }
+    if marks:
+        where, side = config.data.path, config.image_size
+        data.check_records(source.manifest, where, image_size=side, fingerprints=marks)
+    return source
+
+
 def in_place_of_images(objective: Objective) -> list[str]:
     """Arrays of records beside which the objective needs no images."""
     return [name for name, stored in objective.stored.items() if stored.replaces == "images"]
