@@ -79,7 +79,7 @@ def run_jobs(
       CannotBegin: a setting cannot work.
       RunFailed: one of several processes failed; alone the study goes on with the next run.
     """
-    outcome, clock = Outcome(), _Clock(sum(not is_finished(workdir, job) for job in jobs))
+    outcome, clock, busy = Outcome(), _Clock(len(_missing(jobs, workdir))), []
     for place, job in enumerate(jobs, 1):
         folder = workdir / job.folder
         if is_finished(workdir, job):
@@ -87,21 +87,25 @@ def run_jobs(
         with hold(folder) as is_held:
             if not _of_first_process(is_held):
                 log.info("%s: another process is at it", job.label)
-                outcome.elsewhere.append(job.label)
+                busy.append(job)
                 continue
             if is_finished(workdir, job):  # by another process, until just now
                 continue
             label = f"{place}/{len(jobs)} {job.label}"
-            log.info("%s%s", label, clock.text())
+            log.info("%s%s", label, clock.text(len(_missing(jobs, workdir))))
             is_complete = _run(job, folder, train, outcome, label)
-        clock.tick()
         if jax.process_index() == 0:
             after_each()
         if not is_complete:
             outcome.is_stopped = True
             break
         _forget()
+    outcome.elsewhere = [job.label for job in _missing(busy, workdir)]
     return outcome
+
+
+def _missing(jobs: Sequence[Job], workdir: pathlib.Path) -> list[Job]:
+    return [job for job in jobs if not is_finished(workdir, job)]
 
 
 def _run(job: Job, folder: pathlib.Path, train: Train, outcome: Outcome, label: str) -> bool:
@@ -137,18 +141,14 @@ def _forget() -> None:
 
 
 class _Clock:
-    """How long the runs that are left will take, by those that this process has seen."""
+    """How long the `left` runs will take, at the pace of all processes that work on the study."""
 
     def __init__(self, left: int):
-        self._left, self._seen, self._start = left, 0, time.monotonic()
+        self._first, self._start = left, time.monotonic()
 
-    def tick(self) -> None:
-        """A run is over."""
-        self._left, self._seen = self._left - 1, self._seen + 1
-
-    def text(self) -> str:
-        """Of this run and those after it; "" before any was seen."""
-        if not self._seen:
+    def text(self, left: int) -> str:
+        """ "" before any was finished."""
+        if left == self._first:
             return ""
-        minutes = (time.monotonic() - self._start) / self._seen * self._left / 60
+        minutes = (time.monotonic() - self._start) / (self._first - left) * left / 60
         return f": about {minutes:.0f} minutes left of the study"
