@@ -49,7 +49,7 @@ _GPUS = flags.DEFINE_integer("gpus", None, "Number of GPUs, instead of a topolog
 _GPU = flags.DEFINE_string("gpu", "h100", f"Of {', '.join(chip.name for chip in GPUS)}.")
 _IMAGES = flags.DEFINE_integer("images", None, "Images of an epoch; default: ImageNet's.")
 _PRECOMPUTED = flags.DEFINE_bool(
-    "precomputed", False, "Batches bring the frozen networks' latents and features (Semanticist)."
+    "precomputed", False, "Batches bring what frozen networks make: latents, features or codes."
 )
 _VERIFY = flags.DEFINE_bool("verify", False, "Also compile the largest batch that should fit.")
 # At -1 beside the default: mgvq_f16 on v5e:4x8 compiled in 182 s instead of 1498 s, with 11.65 GiB

@@ -99,7 +99,16 @@ def test_classes_come_in_turn_and_an_image_has_the_number_that_it_has_in_files()
 
 
 def test_as_many_as_the_reference_has_unless_told():
-    assert evaluator(measures="fid").measure(WEIGHTS, {"inception": {}})["adm/num_images"] == 12
+    seen = []
+
+    def watch(batches, count):  # as what stops a run, or shows how far it is
+        for batch in batches:
+            seen.append((len(batch["mask"]), count))
+            yield batch
+
+    made = evaluator(measures="fid", watch=watch)
+    assert made.measure(WEIGHTS, {"inception": {}})["adm/num_images"] == 12
+    assert seen == [(4, 12)] * 3
 
 
 def test_what_cannot_be_measured_is_one_line():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -25,6 +25,8 @@ from vqlab.ops.counts import check_count, check_seed
 from vqlab.ops.mesh import split_batch
 from vqlab.registry import check_choice
 
+Watch = Callable[[Iterable[Mapping[str, Any]], int], Iterable[Mapping[str, Any]]]
+
 
 class Generation(Evaluator):
     """Draws images of all classes alike and measures them as a set, as files of them are measured.
@@ -43,6 +45,8 @@ class Generation(Evaluator):
       networks: frozen networks that are given.
       seed: of the images.
       cache: keeps what is known of references.
+      watch: what batches to be drawn, {"mask": the rows of this process}, of so many images pass
+        through.
     """
 
     of: ClassVar[str] = "generator"
@@ -62,8 +66,10 @@ class Generation(Evaluator):
         networks: Collection[str] = (),
         seed: int = 0,
         cache: ReferenceCache | None = None,
+        watch: Watch = lambda batches, count: batches,
     ):
-        self._make_batches, self._num_classes = make_batches, generator.num_classes
+        self._make_batches, self._watch = make_batches, watch
+        self._num_classes = generator.num_classes
         asked = of_text(measures)
         for measure in asked:
             check_choice("measure of samples", measure, SET_MEASURES)
@@ -107,8 +113,10 @@ class Generation(Evaluator):
     def _drawn(self, weights: Weights, count: int) -> Iterator[tuple[jax.Array, np.ndarray]]:
         """Batches of `count` images with their masks."""
         labels, numbers = images_of_classes(count, self._num_classes)
-        for start in range(0, count, self._batch_size):
-            rows = np.arange(start, start + self._batch_size)
+        own = np.ones(self._batch_size // jax.process_count(), bool)
+        starts = ({"start": n, "mask": own} for n in range(0, count, self._batch_size))
+        for batch in self._watch(starts, count):
+            rows = batch["start"] + np.arange(self._batch_size)
             chosen = np.minimum(rows, count - 1)
             arrays = labels[chosen], np.uint32(self._seed), numbers[chosen]
             yield self._draw(weights, *arrays, self._sampling), rows < count

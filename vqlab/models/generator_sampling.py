@@ -71,8 +71,9 @@ class GeneratorSampling:
 
     @property
     def text(self) -> str:
-        """The settings for people, but those that are left to others."""
-        return ", ".join(f"{k}={v}" for k, v in self.settings().items() if v not in ("", None))
+        """The settings for people: guidance, and what is not as usual."""
+        usual = GeneratorSampling().settings() | {"guidance_scale": None}
+        return ", ".join(f"{k}={v}" for k, v in self.settings().items() if v != usual[k])
 
     def changed(self, **settings: Any) -> GeneratorSampling:
         """With some settings replaced; None leaves one as it is.

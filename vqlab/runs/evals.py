@@ -108,14 +108,18 @@ def build_evaluators(
             )
         )
 
-        def shown(split: str, crop: str, name=name, batches=batches) -> Iterator[dict]:
-            found = batches(split, crop)
-            for batch in show(name, found.batches, found.supply.num_images):
+        def watch(made: Iterable[Mapping], count: int, name=name) -> Iterator[Mapping]:
+            for batch in show(name, made, count):
                 before_batch()
                 yield batch
 
+        def shown(split: str, crop: str, watch=watch, batches=batches) -> Iterator[dict]:
+            found = batches(split, crop)
+            yield from watch(found.batches, found.supply.num_images)
+
         cache = functools.partial(_cache, config, name, networks, read_source, workdir)
-        evaluator = _build_evaluator(config, name, codec, mesh, networks, shown, cache)
+        hooks = {"cache": cache, "watch": lambda watch=watch: watch}
+        evaluator = _build_evaluator(config, name, codec, mesh, networks, shown, hooks)
         supplies = {split: batches(split, "adm").supply for split in evaluator.needs.num_images}
         if lack := evaluator.needs.missing(supplies):
             log_left_out(name, lack)
@@ -146,9 +150,12 @@ def _build_evaluator(
     mesh: Mesh,
     networks: Mapping[str, Any],
     host_batches: Callable[[str, str], Iterator[dict]],
-    cache: Callable[[], ReferenceCache],
+    hooks: Mapping[str, Callable[[], Any]],
 ) -> Evaluator:
-    """The evaluator `config.evals.<name>` on the splits and crops that `host_batches` gives."""
+    """The evaluator `config.evals.<name>` on the splits and crops that `host_batches` gives.
+
+    `hooks` make arguments by name, for evaluators that have them.
+    """
     node = config.evals[name]
     kind = choose("evaluator", node.name, EVALUATORS)
     if kind.of != (noun := codec.card().noun):
@@ -169,8 +176,7 @@ def _build_evaluator(
     arguments |= accepted(kind, {"batch_size": node.batch_size})
     if kind.uses:
         arguments["networks"] = set(kind.uses) & set(networks)
-    if accepted(kind, {"cache": cache}):
-        arguments["cache"] = cache()
+    arguments |= {name: make() for name, make in accepted(kind, hooks).items()}
     arguments["name"] = node.name
     evaluator = build("evaluator", arguments, EVALUATORS, codec, make_batches)
     evaluator.needs.check_side(node.image_size, f"evals.{name}.image_size")
