@@ -22,7 +22,6 @@ MAY_DIFFER = (
     "evals.rate_distortion.piece_size",
 )
 STEPS, IMAGES = 2, 2
-LEARNING_RATE = 3e-3  # the Semanticist demo's
 
 NUM_CONCEPTS, NUM_GROUPS = 32, 4  # of the small Semanticist
 SAMPLING_STEPS = 8
@@ -31,7 +30,8 @@ SAMPLING_STEPS = 8
 def titok(base: ml_collections.ConfigDict, num_tokens: int, codebook_size: int) -> Changes:
     """A small TiTok on pixels."""
     model = _titok.small(base.image_size, num_tokens, codebook_size)
-    return {"model": model.to_dict(), "sharding": _titok.SHARDING, **_small(base)}
+    changes = {"optimizer": _titok.small_optimizer(), "sharding": _titok.SHARDING}
+    return {"model": model.to_dict(), **changes, **_small(base)}
 
 
 def published_titok(num_tokens: int, codebook_size: int) -> Changes:
@@ -50,7 +50,9 @@ def semanticist(base: ml_collections.ConfigDict, codebook_size: int) -> Changes:
     node = _bottlenecks.grouped(encoder.concept_dim, codebook_size, NUM_GROUPS)
     _semanticist.quantize(config, node)
     config.sampling.num_steps = SAMPLING_STEPS
-    return {**_of_concepts(config), **_small(base)}
+    rate = config.optimizer.tokenizer.learning_rate
+    optimizer = {"tokenizer": {"learning_rate": rate}}
+    return {**_of_concepts(config), "optimizer": optimizer, **_small(base)}
 
 
 def published_semanticist() -> Changes:
@@ -71,7 +73,6 @@ def _of_concepts(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _small(base: ml_collections.ConfigDict) -> dict[str, Any]:
     piece = {"piece_size": base.image_size}
     return {
-        "optimizer": {"tokenizer": {"learning_rate": LEARNING_RATE}},
         "num_steps": STEPS * base.num_steps,
         "batch_size": IMAGES * base.batch_size,
         "evals": {"reconstruction": piece, "rate_distortion": piece},
