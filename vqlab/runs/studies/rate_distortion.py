@@ -171,14 +171,16 @@ def _costs(runs: Sequence[Finished]) -> dict[str, float]:
 
 
 def _ceilings(views: Sequence[ArmView], marks: Sequence[Mark]) -> dict[str, dict[str, float]]:
-    """What arms reach whose code has no rate of its own, {metric: {family: value}}."""
+    """The best that arms reach whose code has no rate of its own, {metric: {family: value}}."""
     sent = {mark.arm for mark in marks if not mark.step}
     ceilings: dict[str, dict[str, float]] = {}
-    for view in views:
-        for metric in DISTORTIONS:
+    for metric, (_, _, is_more_better) in DISTORTIONS.items():
+        better = max if is_more_better else min
+        for view in views:
             value = view.metrics.get(f"reconstruction/{metric}")
             if view.name not in sent and value is not None:
-                ceilings.setdefault(metric, {})[view.family] = value[0]
+                known = ceilings.setdefault(metric, {})
+                known[view.family] = better(value[0], known.get(view.family, value[0]))
     return ceilings
 
 
