@@ -64,11 +64,6 @@ def small(image_size: int, num_tokens: int, codebook_size: int) -> ml_collection
     return node
 
 
-def small_optimizer() -> dict:
-    """For it: at three times this rate all tokens come to have one codeword before they learn."""
-    return {"tokenizer": {"learning_rate": 1e-3}}
-
-
 def _transformer(name: str, size: str, num_tokens: int, dtype: str) -> ml_collections.ConfigDict:
     width, depth, heads = SIZES[size]
     node = ml_collections.ConfigDict()

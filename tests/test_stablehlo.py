@@ -217,14 +217,17 @@ def test_programs_are_for_any_batch_and_platform_and_hold_no_weights(folders):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "node",
+    ("node", "given"),
     [
-        tiny_titok.node("stage1"),  # with a frozen part
-        tiny.semanticist_node(quantizer=_bottlenecks.grouped(4, 16, 2).to_dict()),
+        (tiny_titok.node("stage1"), {"num_kept": 1}),  # with a frozen part
+        (
+            tiny.semanticist_node(quantizer=_bottlenecks.grouped(4, 16, 2).to_dict()),
+            {"num_kept": 2, "seed": 5},
+        ),
     ],
     ids=["titok", "semanticist"],
 )
-def test_sequences_of_indices_become_programs_too(node, images, tmp_path):
+def test_sequences_of_indices_become_programs_too(node, given, images, tmp_path):
     module = models.build(node)
     variables = filled(module.init, tiny.images(1, 16))
     frozen = {
@@ -239,7 +242,8 @@ def test_sequences_of_indices_become_programs_too(node, images, tmp_path):
     code = np.asarray(functions["encode"](images))
     np.testing.assert_array_equal(code, tokenizer.encode(images))
     assert code.dtype == np.int32 and code.shape[:2] == (3, 4)
-    np.testing.assert_allclose(functions["decode"](code), tokenizer.decode(code), atol=2e-5)
+    made = functions["decode"](code, *given.values())
+    np.testing.assert_allclose(made, tokenizer.decode(code, **given), atol=2e-5)
 
 
 def test_the_folder_says_what_its_functions_take(folders):

@@ -63,7 +63,6 @@ def _titok_arm(debug: bool) -> dict:
         "model": _titok.small(IMAGE_SIZE, num_tokens=32, codebook_size=1024).to_dict(),
         "num_steps": 4 if debug else 3000,
         "batch_size": 8 if debug else 16,
-        "optimizer": _titok.small_optimizer(),
         "sharding": _titok.SHARDING,
     }
     return {"label": "TiTok, 32 x 1024", "family": "TiTok", "changes": changes}
