@@ -234,7 +234,7 @@ def test_sequences_of_indices_become_programs_too(node, given, images, tmp_path)
         name: filled(part.init, tiny.images(1, 16)) for name, part in module.frozen_parts().items()
     }
     tokenizer = Loaded(node, Weights(dict(variables), frozen), {"num_steps": 2})
-    stablehlo.save_codec(tmp_path, tokenizer.codec, jax.device_get(tokenizer.weights))
+    stablehlo.save_network(tmp_path, tokenizer.codec, jax.device_get(tokenizer.weights))
     spec = importlib.util.spec_from_file_location("loader", tmp_path / "load.py")
     loader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loader)
