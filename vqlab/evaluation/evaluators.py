@@ -12,11 +12,13 @@ from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.explained_variance import ExplainedVariance
 from vqlab.evaluation.likelihood import Likelihood
 from vqlab.evaluation.needs import Unmeasurable
+from vqlab.evaluation.neighbours import Neighbours
 from vqlab.evaluation.pca import PCABaseline
 from vqlab.evaluation.pca_spectrum import ComponentSpectrum
 from vqlab.evaluation.probe import LinearProbe
 from vqlab.evaluation.protocol_evaluator import ProtocolEvaluator
 from vqlab.evaluation.rate_distortion import RateDistortion
+from vqlab.evaluation.recognition import Recognition
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
 from vqlab.evaluation.samples import Samples
 from vqlab.evaluation.spectrum import PowerSpectrum
@@ -40,6 +42,8 @@ EVALUATORS = {
     "pca_spectrum": ComponentSpectrum,
     "likelihood": Likelihood,
     "samples": Samples,
+    "recognition": Recognition,
+    "neighbours": Neighbours,
 }
 
 

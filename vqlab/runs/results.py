@@ -36,6 +36,17 @@ def protocols(evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
     }
 
 
+def summaries(evaluators: Mapping[str, Evaluator], results: Mapping[str, float]) -> list[str]:
+    """What evaluators say of their own results, a line each, where they say anything."""
+    measured = Measured(results, {})
+    lines = [
+        (name, evaluator.summary(own))
+        for name, evaluator in evaluators.items()
+        if (own := measured.own(name))
+    ]
+    return [f"{name}: {text}" for name, text in lines if text]
+
+
 def write_results(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
@@ -117,10 +128,10 @@ def _kept(workdir: pathlib.Path, evaluators: Mapping[str, Evaluator]) -> dict[st
 def _before(kept: Mapping[str, Any]) -> Section:
     """A table of what was measured before by other evaluators; empty where nothing was."""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td class=\"number\">"
+        f'<tr><td>{escape(name)}</td><td class="number">'
         f"{panels.format_value(math.nan if entry['value'] is None else entry['value'])}</td>"
         f"<td>{escape(str(entry['step']))}</td>"
-        f"<td class=\"protocol\">{escape(entry['protocol'])}</td></tr>"
+        f'<td class="protocol">{escape(entry["protocol"])}</td></tr>'
         for name, entry in kept.items()
     )
     head = "<tr><th>metric</th><th>value</th><th>step</th><th>how it was measured</th></tr>"
