@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
@@ -124,7 +125,7 @@ class Neighbours(Evaluator):
 
     def _rebuilt(self, weights: Weights, images: jax.Array) -> jax.Array:
         code = self._generator.encode(weights, images)
-        keys = image_keys(0, np.arange(len(images)))
+        keys = image_keys(0, jnp.arange(len(images)))
         made = self._generator.decode(weights, code, keys, self._sampling)
         return shrink(made, self._side)
 

@@ -88,7 +88,8 @@ class Recognition(Evaluator):
             for name, images in named.items()
         }
         self.by_class = {name: _by_class(*pair) for name, pair in is_right.items()}
-        self._describe(len(train.labels), len(real.labels))
+        texts = self._texts(len(train.labels), len(real.labels))
+        self.protocol = {name: texts[name] for name in named}
         return {name: float(np.mean(right)) for name, (right, _) in is_right.items()}
 
     def summary(self, results: Mapping[str, float]) -> str:
@@ -113,12 +114,12 @@ class Recognition(Evaluator):
             labels.append(np.full(len(images), label))
         return SmallImages(np.concatenate(pixels), np.concatenate(labels))
 
-    def _describe(self, fitted: int, held_out: int) -> None:
+    def _texts(self, fitted: int, held_out: int) -> dict[str, str]:
         classifier = CLASSIFIER.format(fitted=fitted, side=self._side)
         samples = f"share of {len(self._samples)} samples, {self._samples.count} of each class, "
         samples += "that are recognised as what was asked for, "
         scale = self._sampling.tokens.guidance_scale
-        self.protocol = {
+        return {
             GUIDED: f"{samples}with guidance {scale:g}; {classifier}",
             UNGUIDED: f"{samples}without guidance; the same classifier",
             REAL: f"the same classifier's top-1 accuracy on {held_out} held-out images",
