@@ -20,7 +20,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; `argument` may be "debug"."""
     debug = _common.parse_argument(argument, debug=False)["debug"]
     config = _common.training()
-    config.num_steps = 2000
+    config.num_steps = 1000
     config.batch_size = 64
     config.image_size = mgvq_digits.IMAGE_SIZE
     config.ema_decay = 0.99
@@ -30,7 +30,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.sampling = _gpt.sampling()
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.generator = _common.optimizer(
-        1e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05
+        2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05
     )
     config.data = _digits.data()
     config.augment = _digits.augment()
@@ -50,7 +50,7 @@ def _model() -> ml_collections.ConfigDict:
     node = _gpt.model("B", groups=4, image_size=mgvq_digits.IMAGE_SIZE)
     node.tokenizer = mgvq_digits.get_config().model
     node.num_classes = _digits.NUM_CLASSES
-    node.update(width=128, depth=4, num_heads=4, head_depth=1)
+    node.update(width=96, depth=4, num_heads=4, head_depth=1)
     node.codewords = "read"
     node.dtype = "float32"
     return node

@@ -21,13 +21,13 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = mgvq_gpt_digits.get_config().copy_and_resolve_references().unlock()
     published = semanticist_gpt_l.get_config()
     tokenizer = semanticist_digits.get_config()
-    config.num_steps = 3000
+    config.num_steps = 1500
     config.image_size = tokenizer.image_size
     config.model = published.model.copy_and_resolve_references().unlock()
     config.model.tokenizer = tokenizer.model
     config.model.update(image_size=config.image_size, num_classes=_digits.NUM_CLASSES)
-    config.model.update(num_kept=semanticist_digits.NUM_CONCEPTS, width=128, depth=4, num_heads=4)
-    config.model.update(head_width=128, head_depth=3, dtype="float32")
+    config.model.update(num_kept=semanticist_digits.NUM_CONCEPTS, width=96, depth=4, num_heads=4)
+    config.model.update(head_width=96, head_depth=3, dtype="float32")
     config.objective.draws_per_token = 4
     config.sampling = published.sampling.copy_and_resolve_references().unlock()
     config.sampling.guidance_scale = 2.0

@@ -105,7 +105,7 @@ def test_distances_are_those_of_samples_real_images_and_copies():
     }
     assert [pair.label for pair in evaluator.pairs] == [1, 2]
     for pair in evaluator.pairs:
-        np.testing.assert_allclose(pair.nearest, grey([pair.label])[0] + 0.08, atol=1e-6)
+        np.testing.assert_allclose(pair.nearest - grey([pair.label])[0], 0.08, atol=1e-6)
         np.testing.assert_allclose(pair.sample - pair.nearest, 0.12, atol=1e-6)
     assert evaluator.protocol.keys() == results.keys()
     assert "samples are 0.060 from" in evaluator.summary(results)
