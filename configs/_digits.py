@@ -1,4 +1,4 @@
-"""What the demos of second stages share: 1,797 labelled digits that ship inside scikit-learn."""
+"""What both stages of `make demo-generate` share: 1,797 labelled digits that ship inside scikit-learn."""
 
 import ml_collections
 
