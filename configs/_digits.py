@@ -1,4 +1,4 @@
-"""What both stages of `make demo-generate` share: 1,797 labelled digits that ship inside scikit-learn."""
+"""What both stages of `make demo-generate` share: labelled digits from scikit-learn's wheel."""
 
 import ml_collections
 

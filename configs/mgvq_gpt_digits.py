@@ -3,7 +3,7 @@
 Reproduces nothing: it is the second half of `make demo-generate`, minutes on two cores, over a
 tokenizer of configs/mgvq_digits.py. Its report shows digits by class, how many of them a classifier
 of the training digits recognises, with guidance and without, and the training digits nearest to
-some.
+some. Codes of more views of each digit come from records, as there.
 
     python -m vqlab.main --config=configs/mgvq_gpt_digits.py --workdir=DIR \\
         --config.objective.tokenizer=TOKENIZER
