@@ -1,6 +1,6 @@
 # Each of these does its own set-up: `make demo` trains a small MGVQ on real photographs,
-# `make demo-semanticist` a small Semanticist, `make study` compares bottlenecks, `make test` runs the
-# tests. All make .venv first and reuse it.
+# `make demo-semanticist` a small Semanticist, `make demo-generate` draws digits by class,
+# `make study` compares bottlenecks, `make test` runs the tests. All make .venv first and reuse it.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,10 +8,11 @@ JOBS ?= 2
 WORKDIR ?= runs/demo
 CONCEPTS ?= runs/semanticist
 CONTROL ?= runs/semanticist-not-nested
+DIGITS ?= runs/digits
 STUDY ?= runs/study
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-semanticist study test test-slow lint clean
+.PHONY: demo demo-semanticist demo-generate study test test-slow lint clean
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,17 @@ demo-semanticist: $(VENV)/ready
 	$(BIN)/python -m vqlab.main --config=configs/semanticist_demo.py:control --workdir=$(CONTROL)
 	$(BIN)/python -m vqlab.main --config=configs/semanticist_demo.py --workdir=$(CONCEPTS) \
 		--compare=$(CONTROL)
+
+# A tokenizer, the codes that it makes of the digits, a generator of such codes, and samples.
+demo-generate: $(VENV)/ready
+	$(BIN)/python -m vqlab.main --config=configs/mgvq_digits.py --workdir=$(DIGITS)/mgvq
+	$(BIN)/python -m vqlab.tokenize --config=configs/mgvq_gpt_digits.py --what=indices \
+		--source=$(DIGITS)/mgvq --views=4 --output=$(DIGITS)/indices
+	$(BIN)/python -m vqlab.main --config=configs/mgvq_gpt_digits.py --workdir=$(DIGITS)/gpt \
+		--config.objective.tokenizer=$(DIGITS)/mgvq \
+		--config.data.name=records --config.data.path=$(DIGITS)/indices
+	$(BIN)/python -m vqlab.generate --workdir=$(DIGITS)/gpt --num_per_class=10 \
+		--output=$(DIGITS)/samples
 
 study: $(VENV)/ready
 	$(BIN)/python -m vqlab.study --study=configs/studies/beat_vae.py:quick --workdir=$(STUDY)

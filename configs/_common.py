@@ -101,7 +101,7 @@ def optimizer(learning_rate: float, **changes) -> ml_collections.ConfigDict:
 def imagenet() -> ml_collections.ConfigDict:
     """ImageNet through tfds; or `--config.data.name=folder --config.data.path=DIR`."""
     node = ml_collections.ConfigDict()
-    node.name = "tfds"  # or "folder", or "photos" (ten embedded photographs)
+    node.name = "tfds"  # or "folder", "photos" (ten embedded photographs), "digits"
     node.dataset = "imagenet2012"
     node.data_dir = ""  # of tfds; "" for $TFDS_DATA_DIR or ~/tensorflow_datasets
     node.path = ""  # of the folder

@@ -14,10 +14,17 @@ from configs import (
     _common,
     kl_vae_f16,
     mgvq_demo,
+    mgvq_digits,
     mgvq_f8,
     mgvq_f16,
     mgvq_f32,
+    mgvq_gpt_b,
+    mgvq_gpt_digits,
+    mgvq_gpt_l,
+    mgvq_gpt_xl,
+    mgvq_gpt_xxl,
     semanticist_demo,
+    semanticist_gpt_l,
     semanticist_l,
     semanticist_xl,
 )
@@ -31,6 +38,7 @@ from vqlab.runs.studies.arms import choose_jobs, read_arms
 from vqlab.training.step import Stored
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
+SECOND_STAGES = (mgvq_gpt_b, mgvq_gpt_l, mgvq_gpt_xl, mgvq_gpt_xxl, semanticist_gpt_l)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +196,37 @@ def test_published_sizes_trace_at_full_size(config, parameters):
     assert parameter_overview.count_parameters(state.params["tokenizer"]) == parameters
 
 
+@pytest.mark.parametrize(
+    ("module", "positions", "millions"),
+    zip(
+        SECOND_STAGES,
+        (256, 256, 576, 576, 32),
+        (118, 361, 808, 1463, 489),
+        strict=True,
+    ),
+    ids=[module.__name__.removeprefix("configs.") for module in SECOND_STAGES],
+)
+def test_second_stages_are_built_at_full_size(module, positions, millions):
+    network = models.build(module.get_config().model)
+    shape = (1, network.image_size, network.image_size, 3)
+    variables = jax.eval_shape(
+        network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, "float32")
+    )
+    count = parameter_overview.count_parameters(variables["params"])
+    assert round(count / 1e6) == millions
+    assert network.codec().num_positions == positions
+
+
+def test_both_stages_of_the_demo_fit_together():
+    tokenizer, generator = mgvq_digits.get_config(), mgvq_gpt_digits.get_config()
+    assert generator.model.tokenizer == tokenizer.model
+    assert generator.data == tokenizer.data and generator.augment == tokenizer.augment
+    assert not generator.augment.flip  # a digit's mirror image is none
+    network = parts.build_objective(generator).network
+    assert network.num_classes == parts.build_source(generator.data, "train").num_classes
+    assert network.image_size == tokenizer.image_size == generator.image_size
+
+
 def test_the_number_of_groups_can_be_overridden_alone():
     config = mgvq_f16.get_config().copy_and_resolve_references()
     config.model.quantizer.num_groups = 8
@@ -203,6 +242,9 @@ def test_the_number_of_groups_can_be_overridden_alone():
     [
         mgvq_demo,
         *PUBLISHED.values(),
+        *SECOND_STAGES,
+        mgvq_digits,
+        mgvq_gpt_digits,
         kl_vae_f16,
         semanticist_demo,
         semanticist_l,

@@ -15,7 +15,7 @@ def test_builds_by_name():
 
 
 def test_unknown_names_and_arguments():
-    with pytest.raises(ValueError, match="'imagenet'; choose from photos, folder, tfds, records"):
+    with pytest.raises(ValueError, match="'imagenet'; choose from photos, digits, folder, tf"):
         build_source("imagenet")
     with pytest.raises(ValueError, match="'photos': got an unexpected keyword argument 'path'"):
         build_source("photos", path="x")

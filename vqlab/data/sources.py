@@ -5,6 +5,7 @@ import inspect
 import logging
 from collections.abc import Collection
 
+from vqlab.data.digits import DigitSource
 from vqlab.data.folder import FolderSource
 from vqlab.data.photos import PhotoSource
 from vqlab.data.records import RecordSource
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = {
     "photos": PhotoSource,
+    "digits": DigitSource,
     "folder": FolderSource,
     "tfds": TfdsSource,
     "records": RecordSource,
@@ -27,8 +29,9 @@ def build_source(name: str, *, arrays: Collection[str] = (), **args) -> Source:
 
     Where records hold one of `arrays`, which can stand for images, no image is read.
 
-    `photos(split)`, `folder(path, split, decoding)`, `tfds(dataset, split, data_dir, decoding)` or
-    `records(path, split)`, where `split` is "train" or "validation".
+    `photos(split)`, `digits(split)`, `folder(path, split, decoding)`,
+    `tfds(dataset, split, data_dir, decoding)` or `records(path, split)`, where `split` is "train"
+    or "validation".
 
     Raises:
       ValueError: unknown name or arguments, or the data are missing.

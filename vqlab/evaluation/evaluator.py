@@ -50,6 +50,11 @@ class Evaluator:
         """
         raise NotImplementedError
 
+    def summary(self, results: Mapping[str, float]) -> str:
+        """What a run says of it at its end, in a line; here nothing. `results` are its own."""
+        del results
+        return ""
+
     def pictures(self, results: Mapping[str, float]) -> tuple | None:
         """(originals [n, H, W, 3], ways [L, n, H, W, 3], L + 1 headings) of the last `measure`, for
         a picture of the run; None without any. `results` are its own."""

@@ -13,11 +13,13 @@ from vqlab.evaluation.explained_variance import ExplainedVariance
 from vqlab.evaluation.generation import Generation
 from vqlab.evaluation.likelihood import Likelihood
 from vqlab.evaluation.needs import Unmeasurable
+from vqlab.evaluation.neighbours import Neighbours
 from vqlab.evaluation.pca import PCABaseline
 from vqlab.evaluation.pca_spectrum import ComponentSpectrum
 from vqlab.evaluation.probe import LinearProbe
 from vqlab.evaluation.protocol_evaluator import ProtocolEvaluator
 from vqlab.evaluation.rate_distortion import RateDistortion
+from vqlab.evaluation.recognition import Recognition
 from vqlab.evaluation.reconstruction import ReconstructionEvaluator
 from vqlab.evaluation.samples import Samples
 from vqlab.evaluation.spectrum import PowerSpectrum
@@ -42,6 +44,8 @@ EVALUATORS = {
     "likelihood": Likelihood,
     "samples": Samples,
     "generation": Generation,
+    "recognition": Recognition,
+    "neighbours": Neighbours,
 }
 # What measures by protocols, by what is measured.
 BY_PROTOCOL = {"tokenizer": "protocols", "generator": "generation"}

@@ -135,10 +135,15 @@ def bars_png(bars: Mapping[str, float], *, ylabel: str, limit: float) -> bytes:
         return _png(figure)
 
 
-def image_png(image: np.ndarray) -> bytes:
-    """[H, W, 3] in [-1, 1], clipped and floored to uint8."""
+def image_png(image: np.ndarray, min_width: int = 1) -> bytes:
+    """[H, W, 3] in [-1, 1], clipped and floored to uint8.
+
+    Pixels are enlarged by the smallest whole factor that gives `min_width`.
+    """
+    scale = -(-min_width // image.shape[1])
+    size = image.shape[1] * scale, image.shape[0] * scale
     buffer = io.BytesIO()
-    _to_image(image).save(buffer, "PNG", optimize=True)
+    _to_image(image).resize(size, Image.Resampling.NEAREST).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
 from vqlab.evaluation import figures, panels
 from vqlab.evaluation.batches import MakeBatches, to_host
+from vqlab.evaluation.class_samples import ClassSamples
 from vqlab.evaluation.evaluator import Evaluator
 from vqlab.evaluation.needs import Needs
 from vqlab.evaluation.panels import Measured, Section
 from vqlab.models.codec import Weights
-from vqlab.models.generator import NUMBERS_PER_CLASS, Generator, check_labels, draw_images
-from vqlab.ops.counts import check_count
+from vqlab.models.generator import Generator
+
+MAX_ROWS = 8  # of classes that nobody chose
+MIN_WIDTH = 64  # pixels of an image on the page
 
 
 class Samples(Evaluator):
@@ -49,32 +50,23 @@ class Samples(Evaluator):
         seed: int = 0,
     ):
         del make_batches
-        self._generator, self._seed = generator, seed
-        self._count = check_count("num_per_class", num_per_class, 1, NUMBERS_PER_CLASS)
-        spread = np.linspace(0, max(generator.num_classes, 1) - 1, 8).astype(int)
-        self._classes = check_labels(list(classes) or np.unique(spread), generator.num_classes)
+        self._samples = ClassSamples(generator, classes, num_per_class, seed, MAX_ROWS)
         self._sampling = generator.sampling
-        generator.check_sampling(self._sampling)
         self.protocol: dict[str, str] = {}
         self.images = np.zeros((0, 0, 0, 0, 3), np.float32)
-        self._draw = jax.jit(functools.partial(draw_images, generator))
 
     def measure(self, weights: Weights, frozen: Mapping[str, Any]) -> dict[str, float]:
         """`images_per_second`, which counts compiling at first, and pictures."""
         del frozen
-        start, rows = time.perf_counter(), []
-        for label in self._classes:
-            labels = np.full(self._count, label, np.int32)
-            numbers = (int(label) * NUMBERS_PER_CLASS + np.arange(self._count)).astype(np.uint32)
-            drawn = self._draw(weights, labels, np.uint32(self._seed), numbers, self._sampling)
-            rows.append(to_host(drawn[1]))
-        self.images = np.stack(rows)
+        start = time.perf_counter()
+        drawn = self._samples.draw(weights, self._sampling)
+        self.images = np.stack([to_host(images) for _, images in drawn])
         seconds = time.perf_counter() - start
         self.protocol = {
             "images_per_second": "images drawn a second of wall clock, in batches of "
-            f"{self._count}, compilation included where it came first; {self._sampling.text}"
+            f"{self._samples.count}, compilation included where it came first; {self._sampling.text}"
         }
-        return {"images_per_second": len(rows) * self._count / seconds}
+        return {"images_per_second": len(self._samples) / seconds}
 
     def pictures(self, results: Mapping[str, float]) -> tuple | None:
         """A row for each class, in the place of originals and reconstructions; see `Evaluator`."""
@@ -87,9 +79,9 @@ class Samples(Evaluator):
     def sections(self, name: str, measured: Measured) -> list[Section]:
         """The grid, with the number of the class beside each row."""
         rows = ""
-        for label, images in zip(self._classes, self.images, strict=False):
+        for label, images in zip(self._samples.classes, self.images, strict=False):
             tiles = "".join(
-                panels.image_tag(figures.image_png(image), f"class {label}, sample {n}")
+                panels.image_tag(figures.image_png(image, MIN_WIDTH), f"class {label}, sample {n}")
                 for n, image in enumerate(images)
             )
             rows += f"<figure><figcaption>class {escape(str(label))}</figcaption>{tiles}</figure>\n"

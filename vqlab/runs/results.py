@@ -36,6 +36,17 @@ def protocols(evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
     }
 
 
+def summaries(evaluators: Mapping[str, Evaluator], results: Mapping[str, float]) -> list[str]:
+    """What evaluators say of their own results, a line each, where they say anything."""
+    measured = Measured(results, {})
+    lines = [
+        (name, evaluator.summary(own))
+        for name, evaluator in evaluators.items()
+        if (own := measured.own(name))
+    ]
+    return [f"{name}: {text}" for name, text in lines if text]
+
+
 def write_results(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,

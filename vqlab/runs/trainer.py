@@ -125,6 +125,8 @@ def finish(
             raise RunFailed(str(error)) from error
         if curves := format_curves({workdir.name: run.evaluation or {}} | dict(others or {})):
             log.info("%s", curves)
+        for line in results.summaries(training.evaluators, run.evaluation or {}):
+            log.info("%s", line)
         log.info("report      %s", page)
         log.info("checkpoint  %s", run.checkpointer.directory / str(int(state.step)))
         log.info("export      %s", workdir / "export")
