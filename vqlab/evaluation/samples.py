@@ -64,7 +64,8 @@ class Samples(Evaluator):
         seconds = time.perf_counter() - start
         self.protocol = {
             "images_per_second": "images drawn a second of wall clock, in batches of "
-            f"{self._samples.count}, compilation included where it came first; {self._sampling.text}"
+            f"{self._samples.count}, compilation included where it came first; "
+            + self._sampling.text
         }
         return {"images_per_second": len(self._samples) / seconds}
 
