@@ -105,7 +105,7 @@ def test_the_report_has_a_row_for_each_class(loaded):
         asked.append((labels.tolist(), int(seed), numbers.tolist()))
         return None, np.full((2, 8, 8, 3), labels[0] / 7, np.float32)
 
-    samples._draw = draw  # what is compiled is tested above
+    samples._samples._draw = draw  # what is compiled is tested above
     results = samples.measure(loaded.weights, {})
     assert asked[0] == ([7, 7], 3, [7 * NUMBERS_PER_CLASS, 7 * NUMBERS_PER_CLASS + 1])
     first, others, headings = samples.pictures(results)
