@@ -59,9 +59,14 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         read_state_dict(tmp_path / "empty.safetensors")
     with pytest.raises(ValueError, match=r"choose from \.safetensors, \.npz, \.pt, \.pth, \.ckpt"):
         write_state_dict(tmp_path / "weights.h5", {})
-    for name in ("weights.npz", "weights.safetensors", "weights.pt"):
-        with pytest.raises(ValueError, match=f"nowhere/{name} cannot be written: "):
-            write_state_dict(tmp_path / "nowhere" / name, {"bias": np.zeros(1)})
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "pt"])
+def test_a_folder_that_is_not_there_is_named(tmp_path, suffix):
+    if suffix == "pt":
+        pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=f"nowhere/weights.{suffix} cannot be written: "):
+        write_state_dict(tmp_path / "nowhere" / f"weights.{suffix}", {"bias": np.zeros(1)})
 
 
 @pytest.mark.parametrize("name", ["vgg.safetensors", "vgg.npz", "vgg.pth", "a.index.json"])
