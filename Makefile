@@ -1,5 +1,5 @@
 # Each of these does its own set-up: `make demo` trains a small MGVQ on real photographs,
-# `make demo-semanticist` a small Semanticist, `make demo-generate` draws digits by class,
+# `make demo-semanticist` a small Semanticist, `make demo-generate` draws digits by both methods,
 # `make study` compares bottlenecks, `make test` runs the tests. All make .venv first and reuse it.
 
 PYTHON ?= python3
@@ -27,16 +27,21 @@ demo-semanticist: $(VENV)/ready
 	$(BIN)/python -m vqlab.main --config=configs/semanticist_demo.py --workdir=$(CONCEPTS) \
 		--compare=$(CONTROL)
 
-# A tokenizer, the codes that it makes of the digits, a generator of such codes, and samples.
 demo-generate: $(VENV)/ready
-	$(BIN)/python -m vqlab.main --config=configs/mgvq_digits.py --workdir=$(DIGITS)/mgvq
-	$(BIN)/python -m vqlab.tokenize --config=configs/mgvq_gpt_digits.py --what=indices \
-		--source=$(DIGITS)/mgvq --views=4 --output=$(DIGITS)/indices
-	$(BIN)/python -m vqlab.main --config=configs/mgvq_gpt_digits.py --workdir=$(DIGITS)/gpt \
-		--config.objective.tokenizer=$(DIGITS)/mgvq \
-		--config.data.name=records --config.data.path=$(DIGITS)/indices
-	$(BIN)/python -m vqlab.generate --workdir=$(DIGITS)/gpt --num_per_class=10 \
-		--output=$(DIGITS)/samples
+	$(call generate,mgvq,indices)
+	$(call generate,semanticist,concepts)
+
+# A tokenizer, the codes that it makes of the digits, a generator of such codes, and samples.
+define generate
+	$(BIN)/python -m vqlab.main --config=configs/$(1)_digits.py --workdir=$(DIGITS)/$(1)
+	$(BIN)/python -m vqlab.tokenize --config=configs/$(1)_gpt_digits.py --what=$(2) \
+		--source=$(DIGITS)/$(1) --views=4 --output=$(DIGITS)/$(1)-$(2)
+	$(BIN)/python -m vqlab.main --config=configs/$(1)_gpt_digits.py --workdir=$(DIGITS)/$(1)-gpt \
+		--config.objective.tokenizer=$(DIGITS)/$(1) \
+		--config.data.name=records --config.data.path=$(DIGITS)/$(1)-$(2)
+	$(BIN)/python -m vqlab.generate --workdir=$(DIGITS)/$(1)-gpt --num_per_class=10 \
+		--output=$(DIGITS)/$(1)-samples
+endef
 
 study: $(VENV)/ready
 	$(BIN)/python -m vqlab.study --study=configs/studies/beat_vae.py:quick --workdir=$(STUDY)

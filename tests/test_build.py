@@ -24,6 +24,8 @@ from configs import (
     mgvq_gpt_xl,
     mgvq_gpt_xxl,
     semanticist_demo,
+    semanticist_digits,
+    semanticist_gpt_digits,
     semanticist_gpt_l,
     semanticist_l,
     semanticist_xl,
@@ -38,6 +40,7 @@ from vqlab.runs.studies.arms import choose_jobs, read_arms
 from vqlab.training.step import Stored
 
 PUBLISHED = {"f8": mgvq_f8, "f16": mgvq_f16, "f32": mgvq_f32}
+DIGITS = ((mgvq_digits, mgvq_gpt_digits), (semanticist_digits, semanticist_gpt_digits))
 SECOND_STAGES = (mgvq_gpt_b, mgvq_gpt_l, mgvq_gpt_xl, mgvq_gpt_xxl, semanticist_gpt_l)
 
 
@@ -217,8 +220,9 @@ def test_second_stages_are_built_at_full_size(module, positions, millions):
     assert network.codec().num_positions == positions
 
 
-def test_both_stages_of_the_demo_fit_together():
-    tokenizer, generator = mgvq_digits.get_config(), mgvq_gpt_digits.get_config()
+@pytest.mark.parametrize(("first", "second"), DIGITS)
+def test_both_stages_of_a_demo_fit_together(first, second):
+    tokenizer, generator = first.get_config(), second.get_config()
     assert generator.model.tokenizer == tokenizer.model
     assert generator.data == tokenizer.data and generator.augment == tokenizer.augment
     assert not generator.augment.flip  # a digit's mirror image is none
@@ -243,8 +247,7 @@ def test_the_number_of_groups_can_be_overridden_alone():
         mgvq_demo,
         *PUBLISHED.values(),
         *SECOND_STAGES,
-        mgvq_digits,
-        mgvq_gpt_digits,
+        *(module for pair in DIGITS for module in pair),
         kl_vae_f16,
         semanticist_demo,
         semanticist_l,
