@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 import vqlab
-from tests import exports, tiny_titok
+from tests import exports, tiny, tiny_titok
 from tests.parity import titok as parity
 from tests.parity.official import load, to_nhwc
 from vqlab import models
@@ -153,6 +154,18 @@ def test_parts_that_do_not_fit_are_named_before_anything_compiles(stage, changes
         node["quantizer"] = {"name": "gaussian_bottleneck", "latent_channels": 6}
     with pytest.raises(ValueError, match=message):
         abstract_variables(models.build(node))
+
+
+def test_all_matrices_start_with_the_given_deviation():
+    wide = {"width": 128, "kernel_deviation": 0.1}
+    network = models.build(tiny_titok.node("pixels", encoder=wide, decoder=wide))
+    params = jax.jit(network.init)(jax.random.key(0), tiny.images(1, 16))["params"]
+    flat = flatten_dict(params, sep="/")
+    kernels = {path: x for path, x in flat.items() if path.endswith("kernel")}
+    del kernels["decoder/project_out/kernel"]  # a convolution
+    assert len(kernels) == 2 * (4 + 2)  # of a block, and what is before and after all blocks
+    for path, kernel in kernels.items():
+        assert np.std(kernel) == pytest.approx(0.1, rel=0.1), path
 
 
 def test_with_a_frozen_tokenizer_it_predicts_and_gives_no_images():

@@ -58,11 +58,14 @@ def test_concepts_have_mean_0_and_unbiased_variance_1(variables, encode):
     np.testing.assert_allclose(np.var(concepts, axis=-1, ddof=1), 1, rtol=1e-5)
 
 
-def test_positions_and_tokens_start_with_the_given_deviation():
-    model = ConceptEncoder(**SIZES | {"width": 256}, token_deviation=0.4)
+def test_tokens_and_kernels_start_with_the_given_deviations():
+    model = ConceptEncoder(**SIZES | {"width": 256}, token_deviation=0.4, kernel_deviation=0.1)
     params = jax.jit(model.init)(jax.random.key(0), IMAGES)["params"]
     for name in ("cls_token", "concept_tokens", "position_embed"):
         assert np.std(params[name]) == pytest.approx(0.4, rel=0.15)
+    for part, name in (("attention", "qkv"), ("attention", "proj"), ("mlp", "fc1"), ("mlp", "fc2")):
+        kernel = params["blocks"][part][name]["kernel"]
+        assert np.std(kernel) == pytest.approx(0.1, rel=0.05)
 
 
 @pytest.mark.parametrize("first", [1, 4])

@@ -7,7 +7,7 @@ gets.
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.typing import Dtype
+from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
 from vqlab.models.conv_autoencoder import IMAGE_CHANNELS
@@ -19,7 +19,6 @@ from vqlab.nn.transformer import (
     layer_norm,
     recomputed,
     scan_blocks,
-    vit_init,
 )
 from vqlab.ops.mesh import placed_as, rearrange, reshape
 
@@ -34,6 +33,8 @@ class TokenTransformer(nn.Module, kw_only=True):
       patch_size: side in pixels of a place of the grid, P = (image_size / patch_size)^2.
       width, depth, num_heads, mlp_ratio: of the transformer.
       num_tokens: S.
+      kernel_deviation: standard deviation that all kernels of matrices start from. The released
+        0.02 is for widths of 512 and more; with it narrow transformers do next to nothing at first.
       dtype: of the activations; parameters are float32.
       remat: store only the input of each block for the backward pass; see `recomputed`.
     """
@@ -45,6 +46,7 @@ class TokenTransformer(nn.Module, kw_only=True):
     num_heads: int
     num_tokens: int
     mlp_ratio: float = 4.0
+    kernel_deviation: float = 0.02
     dtype: Dtype = "float32"
     remat: bool = False
 
@@ -52,6 +54,11 @@ class TokenTransformer(nn.Module, kw_only=True):
     def grid_side(self) -> int:
         """Places of the grid along each side."""
         return self.image_size // self.patch_size
+
+    @property
+    def kernel_init(self) -> Initializer:
+        """Of matrices; tokens and positions have theirs in `table`."""
+        return nn.initializers.normal(self.kernel_deviation)
 
     def check_settings(self) -> None:
         """Raises ValueError for sizes that do not fit each other."""
@@ -78,11 +85,16 @@ class TokenTransformer(nn.Module, kw_only=True):
         x = jnp.concatenate([first, grid], axis=1) + positions
         x = jnp.concatenate([x, tokens + token_positions], axis=1)
         x = layer_norm(eps=NORM_EPS, name="norm_in")(x)
-        block_class = recomputed(Block, everything=self.remat)
+        block = recomputed(Block, everything=self.remat)(
+            self.num_heads,
+            self.mlp_ratio,
+            self.dtype,
+            norm_eps=NORM_EPS,
+            kernel_init=self.kernel_init,
+            name="blocks",
+        )
         return scan_blocks(
-            block_class(
-                self.num_heads, self.mlp_ratio, self.dtype, norm_eps=NORM_EPS, name="blocks"
-            ),
+            block,
             lambda block, x, _: block(x),
             x,
             None,
@@ -116,9 +128,9 @@ class TiTokEncoder(TokenTransformer, kw_only=True):
         del train
         self.check_settings()
         # The released network reads pixels in [0, 1].
-        patches = PatchEmbed(self.width, self.patch_size, vit_init, self.dtype, name="patch_embed")(
-            (images + 1) / 2
-        )
+        patches = PatchEmbed(
+            self.width, self.patch_size, self.kernel_init, self.dtype, name="patch_embed"
+        )((images + 1) / 2)
         tokens = self.table("latent_tokens", self.num_tokens, self.width)
         x = self.transform(
             rearrange(patches, "b h w d -> b (h w) d"), self.for_each_image(tokens, images)
@@ -128,7 +140,7 @@ class TiTokEncoder(TokenTransformer, kw_only=True):
             x = reshape(x, (x.shape[0], self.width, self.num_tokens)).swapaxes(1, 2)
         # Float32: the choice of codewords hangs on these values.
         name = "to_latents_legacy" if self.legacy else "to_latents"
-        return dense(self.latent_channels, kernel_init=vit_init, name=name)(x)
+        return dense(self.latent_channels, kernel_init=self.kernel_init, name=name)(x)
 
 
 class TiTokDecoder(TokenTransformer, kw_only=True):
@@ -150,9 +162,9 @@ class TiTokDecoder(TokenTransformer, kw_only=True):
         """`train` makes no difference here."""
         del train
         self.check_settings()
-        tokens = dense(self.width, dtype=self.dtype, kernel_init=vit_init, name="token_embed")(
-            latents
-        )
+        tokens = dense(
+            self.width, dtype=self.dtype, kernel_init=self.kernel_init, name="token_embed"
+        )(latents)
         num_places = self.grid_side**2
         mask = jnp.broadcast_to(self.table("mask_token", self.width), (num_places, self.width))
         x = self.transform(self.for_each_image(mask, latents), tokens)
@@ -161,12 +173,14 @@ class TiTokDecoder(TokenTransformer, kw_only=True):
         return self._logits(x) if self.num_codes else self._pixels(x)
 
     def _logits(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w K"]:
-        hidden = dense(2 * self.width, dtype=self.dtype, kernel_init=vit_init, name="head_fc1")(x)
+        hidden = dense(
+            2 * self.width, dtype=self.dtype, kernel_init=self.kernel_init, name="head_fc1"
+        )(x)
         hidden = jnp.tanh(hidden.astype(jnp.float32))
-        return dense(self.num_codes, kernel_init=vit_init, name="head_fc2")(hidden)
+        return dense(self.num_codes, kernel_init=self.kernel_init, name="head_fc2")(hidden)
 
     def _pixels(self, x: Float[Array, "B h w D"]) -> Float[Array, "B H W 3"]:
         p = self.patch_size
-        x = dense(p * p * IMAGE_CHANNELS, kernel_init=vit_init, name="to_patches")(x)
+        x = dense(p * p * IMAGE_CHANNELS, kernel_init=self.kernel_init, name="to_patches")(x)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=p, q=p)
         return 2 * conv(IMAGE_CHANNELS, 3, name="project_out")(x) - 1

@@ -151,6 +151,7 @@ class Block(nn.Module):
     dtype: Dtype = "float32"
     causal_from: int | None = None
     norm_eps: float = LAYER_NORM_EPS
+    kernel_init: Initializer = vit_init
 
     @nn.compact
     def __call__(
@@ -158,9 +159,9 @@ class Block(nn.Module):
     ) -> Float[Array, "B N D"]:
         hidden = int(x.shape[-1] * self.mlp_ratio)
         attention = SelfAttention(
-            self.num_heads, vit_init, self.dtype, self.causal_from, name="attention"
+            self.num_heads, self.kernel_init, self.dtype, self.causal_from, name="attention"
         )
-        mlp = MLP(hidden, False, vit_init, self.dtype, name="mlp")
+        mlp = MLP(hidden, False, self.kernel_init, self.dtype, name="mlp")
         y = layer_norm(eps=self.norm_eps, name="norm1")(x).astype(self.dtype)
         x = x + self._drop(attention(y), drop_rate)
         y = layer_norm(eps=self.norm_eps, name="norm2")(x).astype(self.dtype)
