@@ -27,6 +27,8 @@ PIXEL_CHANNELS, PIXEL_CODES = 256, 1024
 
 SHARDING = (("codebook", "replicate"), *_common.TRANSFORMER_SHARDING)
 
+SMALL_LEARNING_RATE = 2e-3  # for runs of minutes
+
 STAGES = ("stage1", "stage2", "pixels")
 # Parts that stage 2 leaves as stage 1 made them.
 FINISHED_IN_STAGE_1 = "(encoder|quantizer)/.*"

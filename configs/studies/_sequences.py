@@ -30,8 +30,7 @@ SAMPLING_STEPS = 8
 def titok(base: ml_collections.ConfigDict, num_tokens: int, codebook_size: int) -> Changes:
     """A small TiTok on pixels."""
     model = _titok.small(base.image_size, num_tokens, codebook_size)
-    # At three times this rate all of 64 tokens came to have one codeword.
-    optimizer = {"tokenizer": {"learning_rate": 1e-3}}
+    optimizer = {"tokenizer": {"learning_rate": _titok.SMALL_LEARNING_RATE}}
     changes = {"optimizer": optimizer, "sharding": _titok.SHARDING}
     return {"model": model.to_dict(), **changes, **_small(base)}
 

@@ -61,6 +61,7 @@ def _titok_arm(debug: bool) -> dict:
     """Two small transformers, of images to tokens and back."""
     changes = {
         "model": _titok.small(IMAGE_SIZE, num_tokens=32, codebook_size=1024).to_dict(),
+        "optimizer": {"tokenizer": {"learning_rate": _titok.SMALL_LEARNING_RATE}},
         "num_steps": 4 if debug else 3000,
         "batch_size": 8 if debug else 16,
         "sharding": _titok.SHARDING,
@@ -75,6 +76,7 @@ def _semanticist_arm(family: str, size: str, option: str, debug: bool) -> dict:
     changes = {
         "model": demo.model.to_dict(),
         "objective": {"name": "concept_diffusion", **demo.objective.to_dict()},
+        "optimizer": {"tokenizer": {"learning_rate": demo.optimizer.tokenizer.learning_rate}},
         "num_steps": 4 if debug else 3000,
         "batch_size": 8 if debug else 16,
         "sharding": demo.sharding,
@@ -88,8 +90,11 @@ def _base(debug: bool) -> ml_collections.ConfigDict:
     for side in (config.model.encoder, config.model.decoder):
         side.depths = (0, 1, 1)
         side.block_types = ("res", "res", "res")
-    config.num_steps, config.batch_size = (4, 8) if debug else (800, 8)
+    config.num_steps, config.batch_size = (4, 8) if debug else (1400, 8)
     config.image_size = IMAGE_SIZE
+    # As in beat_vae.py, which says why.
+    config.optimizer.tokenizer.learning_rate = 1e-3
+    config.augment.recolour = 0.0
     config.sampling = _semanticist.sampling()
     config.sampling.update(num_steps=4 if debug else 16, guidance_scale=1.0)
     config.evals = ml_collections.ConfigDict()
@@ -102,5 +107,5 @@ def _base(debug: bool) -> ml_collections.ConfigDict:
     config.evals.pca_spectrum.max_components = 8 if debug else 128
     for node in config.evals.values():
         node.tile_size = TILE_SIZE
-    config.intervals.update(log=2 if debug else 20, evaluate=0, checkpoint=2 if debug else 400)
+    config.intervals.update(log=2 if debug else 20, evaluate=0, checkpoint=2 if debug else 700)
     return config
