@@ -211,12 +211,14 @@ def test_a_command_that_lacks_something_is_one_line(evaluate, tmp_path, capsys):
         "images": "fid needs the weights of Inception",
         "protocol": "unknown protocol 'best'; choose from mgvq",
         "crop": "--image_size with protocols of several crops",
+        "run": "--output is for --images alone; a run is compared with images of its config.data",
     }.items():
         settings = {
             "": {},
             "images": {"images": str(tmp_path), "reference": str(tmp_path)},
             "protocol": {"images": "a", "reference": "b", "protocol": "best"},
             "crop": {"images": "a", "reference": "b", "protocol": "adm,mgvq", "image_size": 8},
+            "run": {"workdir": "a", "output": "b.json"},
         }[given]
         with flagsaver.flagsaver(**settings), pytest.raises(SystemExit) as end:
             evaluate.main()

@@ -142,6 +142,12 @@ def evaluate_tokenizer() -> None:
         cluster.join()
         if _WORKDIR.value is None:
             raise ValueError("--source needs --workdir, for what is written")
+        for flag in (_REFERENCE, _STATISTICS, _OUTPUT):
+            if flag.value is not None:
+                raise ValueError(
+                    f"--{flag.name} is for --images alone; a run is compared with images of its "
+                    f"config.data, and {results.EVALUATION_FILE} in --workdir has its numbers"
+                )
         workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
         config = cli.CONFIG.value or load_config(workdir)
         require_writable(workdir)
