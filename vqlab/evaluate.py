@@ -83,7 +83,9 @@ _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 0, "Side of the protocol's crops; 0: the config's, or whole --images."
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the config's, or 8.")
-_LIMIT = flags.DEFINE_integer("limit", 0, "By protocol, only so many images; 0 for all.")
+_LIMIT = flags.DEFINE_integer(
+    "limit", 0, "By protocol, only so many images; 0: the config's, or all."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "A .json file for the numbers of --images.")
 flags.adopt_module_key_flags(cli)  # so that --help has them
 flags.adopt_module_key_flags(cluster)
