@@ -21,7 +21,6 @@ from configs import _bottlenecks, _common, _semanticist
 IMAGE_SIZE = 16
 TILE_SIZE = 96  # of the photographs that it is measured on, shrunk to IMAGE_SIZE
 NUM_CONCEPTS, CONCEPT_DIM = 16, 16
-WIDTH = 64  # of both transformers
 NUM_GROUPS, CODEBOOK_SIZE = 4, 64  # of quantized concepts
 
 
@@ -82,7 +81,7 @@ def _model() -> ml_collections.ConfigDict:
             "name": "concept_encoder",
             "image_size": IMAGE_SIZE,
             "patch_size": 4,
-            "width": WIDTH,
+            "width": 64,
             "depth": 3,
             "num_heads": 4,
             "mlp_ratio": 4.0,
@@ -91,7 +90,6 @@ def _model() -> ml_collections.ConfigDict:
             "drop_path": 0.0,
             "is_causal": True,
             "token_deviation": 0.4,  # at 0.02 no concept told places apart in a run this short
-            "kernel_deviation": WIDTH**-0.5,  # 0.6 dB less by all concepts at 0.02
             "dtype": "float32",
             "remat": False,
         },
@@ -101,7 +99,7 @@ def _model() -> ml_collections.ConfigDict:
             "in_channels": 3,
             "out_channels": 3,
             "patch_size": 4,
-            "width": WIDTH,
+            "width": 64,
             "depth": 3,
             "num_heads": 4,
             "mlp_ratio": 4.0,
