@@ -74,7 +74,7 @@ def _semanticist_arm(family: str, size: str, option: str, debug: bool) -> dict:
     demo = semanticist_demo.get_config(option).copy_and_resolve_references().unlock()
     encoder = demo.model.encoder
     encoder.image_size = demo.model.decoder.latent_size = IMAGE_SIZE
-    if not option:  # 2.4 dB; of codewords the same costs 0.6
+    if not option:  # 2.4 dB more; with codewords 0.6 less
         encoder.kernel_deviation = encoder.width**-0.5
     changes = {
         "model": demo.model.to_dict(),
