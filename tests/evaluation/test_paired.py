@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqlab.evaluation.paired import PairedMeans, mean_psnr, paired_values, quantised
+from vqlab.evaluation.paired import PairedMeans, mean_psnr, paired_values, to_pixels
 from vqlab.evaluation.protocols import PROTOCOLS
 
 
@@ -19,11 +19,11 @@ def test_three_means_of_psnr_by_hand():
 def test_pixels_are_floored_or_rounded_and_those_of_files_stay():
     pixels = np.arange(256).reshape(1, 16, 16, 1).repeat(3, -1)
     for rounding in ("floor", "round"):
-        same = quantised(jnp.asarray(pixels / 127.5 - 1, jnp.float32), rounding)
+        same = to_pixels(jnp.asarray(pixels / 127.5 - 1, jnp.float32), rounding)
         np.testing.assert_array_equal(same, pixels)
     images = jnp.full((1, 1, 1, 3), 10.7 / 127.5 - 1)
-    assert int(quantised(images, "floor")[0, 0, 0, 0]) == 10
-    assert int(quantised(images, "round")[0, 0, 0, 0]) == 11
+    assert int(to_pixels(images, "floor")[0, 0, 0, 0]) == 10
+    assert int(to_pixels(images, "round")[0, 0, 0, 0]) == 11
 
 
 @pytest.mark.parametrize(("name", "expected"), [("clean", 0.0), ("semanticist", 0.25)])

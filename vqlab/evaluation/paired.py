@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ PAIRED = ("psnr", "ssim", "lpips")
 PSNR_BATCH = 64  # of Semanticist's evaluation
 
 
-def quantised(images: Float[Array, "B H W 3"], rounding: str) -> UInt8[Array, "B H W 3"]:
+@functools.partial(jax.jit, static_argnames="rounding")
+def to_pixels(images: Float[Array, "B H W 3"], rounding: str) -> UInt8[Array, "B H W 3"]:
     """[-1, 1] -> 0..255, clipped, by "floor" or "round"; pixels from uint8 return unchanged."""
     if rounding == "floor":
         return to_uint8(images)
@@ -47,7 +49,7 @@ def paired_values(
             values["mse"] = jnp.mean(jnp.square(difference), axis=(1, 2, 3))
     if "ssim" in measures:
         if protocol.ssim == "ssim":
-            values["ssim"] = ssim_uniform(images, as_floats(quantised(made, protocol.rounding)))
+            values["ssim"] = ssim_uniform(images, as_floats(to_pixels(made, protocol.rounding)))
         else:
             values["ssim"] = ssim_gaussian(images, made, clip=protocol.clips)[protocol.ssim]
     if "lpips" in measures:

@@ -11,13 +11,11 @@ import numpy as np
 from vqlab.evaluation.batches import MakeBatches, read, to_host
 from vqlab.evaluation.inception_batches import features_of
 from vqlab.evaluation.measures import needs_sets
-from vqlab.evaluation.paired import quantised
+from vqlab.evaluation.paired import to_pixels
 from vqlab.evaluation.protocols import Protocol
 from vqlab.evaluation.set_measures import collector, lacking
 from vqlab.evaluation.statistics_file import ReferenceCache
 from vqlab.evaluation.summary import Collector, Summary
-
-_quantised = jax.jit(quantised, static_argnums=1)
 
 
 class References:
@@ -53,7 +51,7 @@ class References:
         """A batch of these crops, [B, H, W, 3] in [-1, 1]; `mask` [B] is on the host."""
         for (of, preparation), found in self._wanted.items():
             if of == crop:
-                found.add(features_of(inception, _quantised(images, "round"), preparation), mask)
+                found.add(features_of(inception, to_pixels(images, "round"), preparation), mask)
 
     def finish(
         self, make_batches: MakeBatches, frozen: Mapping[str, Any], seen: Collection[str] = ()

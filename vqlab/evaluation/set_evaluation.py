@@ -10,7 +10,7 @@ import numpy as np
 
 from vqlab.evaluation.batches import to_host
 from vqlab.evaluation.inception_batches import features_of
-from vqlab.evaluation.paired import quantised
+from vqlab.evaluation.paired import to_pixels
 from vqlab.evaluation.protocol_state import ProtocolState
 from vqlab.evaluation.protocols import Protocol
 from vqlab.evaluation.set_measures import collector
@@ -21,7 +21,6 @@ from vqlab.ops.pixels import as_floats
 Batches = Iterable[Mapping[str, Any]]
 
 _floats = jax.jit(as_floats)
-_quantised = jax.jit(quantised, static_argnums=1)
 
 
 def add_made(
@@ -35,7 +34,7 @@ def add_made(
     for state in states:
         view = state.protocol.rounding, state.protocol.preparation
         if view not in features:
-            features[view] = features_of(inception, _quantised(made, view[0]), view[1])
+            features[view] = features_of(inception, to_pixels(made, view[0]), view[1])
         state.add_samples(features[view], mask)
 
 
